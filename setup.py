@@ -1,0 +1,62 @@
+"""Metadata, dependencies and the package map of keras-si."""
+
+import pathlib
+import re
+
+from setuptools import setup
+
+HERE = pathlib.Path(__file__).parent
+
+# Read as text: importing keras_si would import Keras, which is not there yet.
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (HERE / "keras_si" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+).group(1)
+
+TEST = ["pytest>=8"]
+DEV = [*TEST, "build>=1.2", "ruff>=0.15"]
+
+setup(
+    name="keras-si",
+    version=VERSION,
+    description=(
+        "Synaptic Intelligence for Keras 3: train one task after another "
+        "without forgetting"
+    ),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    # An explicit map: find_packages() would install `cli`, `tests` and
+    # `examples` as top-level packages.
+    packages=["keras_si", "keras_si_cli"],
+    package_dir={"keras_si_cli": "cli"},
+    package_data={
+        "keras_si_cli": ["datasets/*", "datasets/*/*", "datasets/*/*/*"]
+    },
+    install_requires=[
+        "click>=8.1",
+        # tensorflow-datasets 4.9.10 imports it and does not declare it.
+        "importlib_resources>=6",
+        "keras>=3.15",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "rich>=13",
+        "tensorflow>=2.20",
+        "tensorflow-datasets>=4.9.9",
+    ],
+    extras_require={"test": TEST, "dev": DEV},
+    entry_points={"console_scripts": ["keras-si = keras_si_cli.main:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
