@@ -1,3 +1,8 @@
 """Synaptic Intelligence for Keras 3: learn task after task, forget less."""
 
+from keras_si import metrics
+from keras_si.callback import SICallback
+from keras_si.regularizer import SIRegularizer
+
+__all__ = ["SICallback", "SIRegularizer", "metrics"]
 __version__ = "0.1.0"

@@ -1,0 +1,148 @@
+"""What depends on the backend, or on parts of Keras that are not public.
+
+Everything of that kind is here, so that a new Keras is checked in one place;
+`tests/test_backend.py` fails when one of these assumptions does.
+"""
+
+import functools
+
+import keras
+
+
+def compile_update(function):
+    """Returns `function` compiled by XLA where that is possible and pays.
+
+    Under TensorFlow, Keras runs an optimizer as dozens of separate passes
+    over memory unless the whole model is compiled. One XLA function around
+    the update costs less than plain Keras pays, and leaves the model alone.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
+    if (
+        tf.executing_eagerly()  # run_eagerly=True asks for plain operations
+        or tf.distribute.has_strategy()
+        # Not every op is supported by XLA with determinism on.
+        or is_op_determinism_enabled()
+    ):
+        return function
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def wrap_train_step(model, scope, log_variables):
+    """Runs every training step of `model` inside `scope(penalties)`.
+
+    Args:
+        model: A compiled `keras.Model`. `train_step` is replaced on the
+            instance; `unwrap_train_step` undoes it.
+        scope: Callable that takes the tensor of known penalties and returns
+            a context manager.
+        log_variables: The SI optimizer's variables `penalties`,
+            `penalty_sum` and `sample_count`. The two sums are updated so
+            that their quotient is the mean of the penalty over the samples,
+            weighted as Keras weights the logged `loss`.
+    """
+    original = model.train_step
+    penalties, penalty_sum, sample_count = log_variables
+
+    @functools.wraps(original)
+    def stateful(data):
+        size = keras.ops.cast(_batch_size(data), penalty_sum.dtype)
+        known = keras.ops.copy(penalties)
+        penalty_sum.assign_add(size * keras.ops.sum(known))
+        sample_count.assign_add(size)
+        with scope(known):
+            return original(data)
+
+    @functools.wraps(original)
+    def stateless(state, data):
+        # JAX: the optimizer's variables travel in the traced state.
+        position = {
+            id(variable): index
+            for index, variable in enumerate(model.optimizer.variables)
+        }
+        size = keras.ops.cast(_batch_size(data), penalty_sum.dtype)
+        known = state[2][position[id(penalties)]]
+        with scope(known):
+            logs, state = original(state, data)
+        optimizer_state = list(state[2])
+        optimizer_state[position[id(penalty_sum)]] += size * known.sum()
+        optimizer_state[position[id(sample_count)]] += size
+        return logs, (*state[:2], optimizer_state, *state[3:])
+
+    stateless_backend = keras.backend.backend() == "jax"
+    model.train_step = stateless if stateless_backend else stateful
+    retrace(model)
+
+
+def unwrap_train_step(model):
+    """Gives `model` back the `train_step` of its class."""
+    del model.train_step
+    retrace(model)
+
+
+def retrace(model):
+    """Makes `model` trace its training function anew, if it has one.
+
+    A function that was traced before would never call what is new: SI would
+    silently do nothing.
+    """
+    if model.train_function is not None:
+        model.make_train_function(force=True)
+
+
+def get_compiled_optimizer(model):
+    """Returns the optimizer that `model.save` would write."""
+    return model._compile_config.config["optimizer"]
+
+
+def set_optimizer(model, optimizer, compiled_optimizer):
+    """Gives `model` an optimizer, without forgetting loss and metrics.
+
+    `model.save` writes the optimizer that was given to `compile`, not
+    `model.optimizer`, and Keras has no public way to replace it.
+    """
+    model.optimizer = optimizer
+    model._compile_config.config["optimizer"] = compiled_optimizer
+
+
+def build_before_first_step(model, on_built):
+    """Builds `model` from the first data that `fit` brings, before a step.
+
+    Under TensorFlow, Keras builds a model only while it traces the first
+    step; too late for the callback to attach to its variables.
+    """
+
+    def train_function(iterator):
+        try:
+            spec = iterator.element_spec
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(spec)
+            model(
+                keras.tree.map_structure(
+                    lambda leaf: keras.KerasTensor(
+                        leaf.shape, dtype=leaf.dtype.name
+                    ),
+                    x,
+                )
+            )
+        except Exception as error:
+            raise ValueError(
+                "SICallback could not build the model from the data given to "
+                f"`fit`: {error} Build it first: start it with a "
+                "`keras.Input`, or call it once on a batch."
+            ) from error
+        on_built()
+        model.make_train_function(force=True)
+        return model.train_function(iterator)
+
+    model.train_function = train_function
+
+
+def _batch_size(data):
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    first = next(
+        leaf for leaf in keras.tree.flatten(x) if leaf is not None
+    )
+    return keras.ops.shape(first)[0]

@@ -1,0 +1,322 @@
+"""Attaches Synaptic Intelligence to a model, and knows where tasks end."""
+
+import math
+import re
+import warnings
+
+import keras
+from keras import ops
+
+from keras_si import backend
+from keras_si.optimizer import SIOptimizer
+from keras_si.regularizer import SIRegularizer
+
+
+class SICallback(keras.callbacks.Callback):
+    """Synaptic Intelligence for `model.fit`: learn a task, keep the others.
+
+    While a task is learned, every tracked weight measures how much it
+    contributed to the fall of the loss (the path integral omega). When the
+    task ends, that becomes importance (Omega), and later tasks pay
+    `c * sum(Omega * (theta - theta~)^2)` for moving important weights away
+    from their reference theta~. Zenke, Poole & Ganguli, "Continual Learning
+    Through Synaptic Intelligence", ICML 2017.
+
+    By default one `fit` is one task, and one callback serves all of them. All
+    state is in the model (in its optimizer), so that `model.save` keeps it; a
+    new `SICallback` on a model that carries such state takes it up again.
+
+    Importance scales with the loss: a loss should be the mean over the batch
+    (Keras's default), or `strength` wants scaling too.
+
+    Args:
+        strength: c, at least 0. How strongly old tasks are held on to; 0
+            measures importance without using it. Settable between fits.
+            Defaults to 0.1, the paper's value for permuted MNIST.
+        damping: xi, above 0. Keeps importance bounded where a weight hardly
+            moved; in units of squared weights. Defaults to 0.1.
+        consolidate: When a task ends. `"train_end"` (the default): when `fit`
+            ends. `"epoch_end"`: after every epoch. A positive int N: every N
+            optimizer steps, for streams without task boundaries. `None`: only
+            when `consolidate()` is called.
+        include: Which trainable variables to track: a regular expression, or
+            several, searched for in `variable.path`; or a callable
+            `variable -> bool`. Defaults to `None`: all.
+        exclude: The same, for variables not to track. Defaults to `None`.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Logs: each epoch's logs gain `si_penalty`, the mean penalty; `loss` holds
+    it, so that `loss - si_penalty` is the loss of the task alone.
+
+    Example:
+
+    ```python
+    si = SICallback(strength=0.1, damping=0.1)
+    for x, y in tasks:
+        model.fit(x, y, epochs=20, callbacks=[si])
+    ```
+    """
+
+    def __init__(
+        self,
+        strength=0.1,
+        damping=0.1,
+        consolidate="train_end",
+        include=None,
+        exclude=None,
+    ):
+        super().__init__()
+        self._strength = _check_strength(strength)
+        self._damping = _check_damping(damping)
+        self._consolidate = _check_consolidate(consolidate)
+        self._include = _as_predicate("include", include)
+        self._exclude = _as_predicate("exclude", exclude)
+        self._optimizer = None
+
+    # Public.
+
+    @property
+    def strength(self):
+        """c: how strongly old tasks are held on to."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, strength):
+        self._strength = _check_strength(strength)
+        if self._optimizer is not None:
+            self._optimizer.strength.assign(self._strength)
+
+    @property
+    def damping(self):
+        """xi: keeps importance bounded where a weight hardly moved."""
+        return self._damping
+
+    def get_importance(self):
+        """Returns Omega: a dict of `variable.path` to numpy array."""
+        return self._read("importances")
+
+    def get_path_integral(self):
+        """Returns omega of this task: `variable.path` to numpy array."""
+        return self._read("path_integrals")
+
+    def get_reference(self):
+        """Returns theta~: a dict of `variable.path` to numpy array."""
+        return self._read("references")
+
+    def consolidate(self):
+        """Ends a task now: importance, reference and path integral.
+
+        Raises:
+            ValueError: If no model is attached, or weights are not finite.
+        """
+        self._attached()
+        self._drop_nonfinite()
+        self._optimizer.consolidate()
+
+    def detach(self):
+        """Gives the model its own optimizer and regularizers back.
+
+        What SI knew is forgotten; weights stay as they are.
+
+        Raises:
+            ValueError: If no model is attached.
+        """
+        self._attached()
+        model, si_optimizer = self.model, self._optimizer
+        si_optimizer.detach_regularizers()
+        outer = model.optimizer
+        if isinstance(outer, keras.optimizers.LossScaleOptimizer):
+            outer.inner_optimizer = si_optimizer.inner_optimizer
+        else:
+            outer = si_optimizer.inner_optimizer
+        backend.set_optimizer(model, outer, outer)
+        backend.unwrap_train_step(model)
+        self._optimizer = None
+
+    # Hooks.
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._optimizer = None
+        if model is not None and model.built:
+            self._attach()
+
+    def on_train_begin(self, logs=None):
+        if self._optimizer is None:
+            backend.build_before_first_step(self.model, self._begin_unbuilt)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Not in `on_train_begin`: callbacks listed after this one may restore
+        # weights there.
+        if self._optimizer is not None:
+            self._settle()
+            self._optimizer.refresh_penalties()
+            self._optimizer.reset_mean_penalty()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._attached() and logs is not None:
+            logs["si_penalty"] = self._optimizer.mean_penalty()
+        self._drop_nonfinite()
+        if self._consolidate == "epoch_end":
+            self._optimizer.consolidate()
+
+    def on_train_end(self, logs=None):
+        if self._consolidate == "train_end" and self._attached():
+            # Carried out when next needed: callbacks listed after this one
+            # may still restore weights.
+            self._optimizer.due.assign(1)
+
+    # Attaching.
+
+    def _attach(self):
+        model = self.model
+        outer = model.optimizer
+        scaled = isinstance(outer, keras.optimizers.LossScaleOptimizer)
+        current = outer.inner_optimizer if scaled else outer
+        si_optimizer = self._si_optimizer_for(model, current)
+        si_optimizer.strength.assign(self._strength)
+        si_optimizer.damping = self._damping
+        si_optimizer.consolidate_every = (
+            self._consolidate if isinstance(self._consolidate, int) else None
+        )
+        self._optimizer = si_optimizer
+        if si_optimizer is current and si_optimizer.regularizers:
+            return
+        if scaled:
+            outer.inner_optimizer = si_optimizer
+        else:
+            outer = si_optimizer
+        backend.set_optimizer(model, outer, outer)
+        si_optimizer.attach_regularizers()
+        backend.wrap_train_step(
+            model,
+            si_optimizer.known_penalties,
+            (
+                si_optimizer.penalties,
+                si_optimizer.penalty_sum,
+                si_optimizer.sample_count,
+            ),
+        )
+
+    def _si_optimizer_for(self, model, current):
+        """Returns the optimizer that carries on this model's SI state."""
+        variables = model.trainable_variables
+        if isinstance(current, SIOptimizer):
+            return current
+        si_optimizer = SIOptimizer(
+            current, tracked=[self._tracks(v) for v in variables]
+        )
+        si_optimizer.build(variables)
+        for slot, variable in enumerate(si_optimizer.tracked_variables):
+            previous = variable.regularizer
+            if isinstance(previous, SIRegularizer) and previous.optimizer:
+                # `compile` gave the model a new optimizer; the regularizers
+                # still know the one that has the state.
+                old = previous.optimizer
+                si_optimizer.adopt(slot, old, old.regularizers.index(previous))
+        return si_optimizer
+
+    def _tracks(self, variable):
+        if self._include is not None and not self._include(variable):
+            return False
+        return self._exclude is None or not self._exclude(variable)
+
+    def _begin_unbuilt(self):
+        self._attach()
+        self.on_epoch_begin(0)
+
+    def _attached(self):
+        if self._optimizer is None:
+            raise ValueError(
+                "This SICallback is not attached to a model. Pass it to "
+                "`model.fit(..., callbacks=[si])` first, or call "
+                "`si.set_model(model)` on a built, compiled model."
+            )
+        return True
+
+    # State.
+
+    def _settle(self):
+        """Carries out a consolidation that is due."""
+        if int(ops.convert_to_numpy(self._optimizer.due)):
+            self.consolidate()
+
+    def _read(self, name):
+        self._attached()
+        self.model  # noqa: B018 - under JAX, reading it syncs the state
+        self._settle()
+        return {
+            variable.path: ops.convert_to_numpy(state)
+            for variable, state in zip(
+                self._optimizer.tracked_variables,
+                getattr(self._optimizer, name),
+                strict=True,
+            )
+        }
+
+    def _drop_nonfinite(self):
+        dropped = self._optimizer.drop_nonfinite()
+        if dropped:
+            where = ", ".join(f"{n} in '{p}'" for p, n in dropped.items())
+            warnings.warn(
+                "SICallback: NaN or infinite gradients reached the path "
+                f"integral; these elements were set to 0: {where}. Lower the "
+                "learning rate or clip the gradients.",
+                stacklevel=2,
+            )
+
+
+def _check_strength(strength):
+    if not _is_number(strength) or strength < 0:
+        raise ValueError(
+            "`strength` (c) must be a finite number, at least 0. Received: "
+            f"strength={strength!r}. The paper uses 0.1 for permuted MNIST."
+        )
+    return float(strength)
+
+
+def _check_damping(damping):
+    if not _is_number(damping) or damping <= 0:
+        raise ValueError(
+            "`damping` (xi) must be a finite number above 0. Received: "
+            f"damping={damping!r}. The paper uses 0.1 for permuted MNIST."
+        )
+    return float(damping)
+
+
+def _is_number(value):
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except TypeError:
+        return False
+
+
+def _check_consolidate(consolidate):
+    is_count = (
+        isinstance(consolidate, int)
+        and not isinstance(consolidate, bool)
+        and consolidate >= 1
+    )
+    if consolidate in ("train_end", "epoch_end", None) or is_count:
+        return consolidate
+    raise ValueError(
+        '`consolidate` must be "train_end", "epoch_end", a positive int (every '
+        f"so many optimizer steps) or None. Received: {consolidate!r}."
+    )
+
+
+def _as_predicate(name, patterns):
+    if patterns is None or callable(patterns):
+        return patterns
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    try:
+        compiled = [re.compile(pattern) for pattern in patterns]
+    except (TypeError, re.error) as error:
+        raise ValueError(
+            f"`{name}` must be a regular expression, a list of them, or a "
+            f"callable `variable -> bool`. Received: {patterns!r} ({error})."
+        ) from error
+    return lambda variable: any(p.search(variable.path) for p in compiled)

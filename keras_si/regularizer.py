@@ -1,0 +1,86 @@
+"""The penalty of one variable, as a Keras regularizer."""
+
+import keras
+from keras import ops
+
+from keras_si import importance as si
+
+
+@keras.saving.register_keras_serializable(package="keras_si")
+class SIRegularizer(keras.regularizers.Regularizer):
+    """Holds one variable near the weights that earlier tasks settled on.
+
+    Calling it gives `c * sum(Omega * (theta - theta~)^2)` (Zenke, Poole &
+    Ganguli, ICML 2017, equation 4), plus the penalty of the regularizer that
+    was there before. `SICallback` makes one for every variable it tracks; used
+    alone, it is an ordinary differentiable regularizer with fixed importance.
+
+    Args:
+        strength: c, a float or a scalar `keras.Variable`, at least 0.
+        importance: Omega, an array or `keras.Variable` of the weights' shape,
+            at least 0.
+        reference: theta~, an array or `keras.Variable` of the same shape.
+        previous: The regularizer that the variable had before, or `None`
+            (the default). Its penalty is added.
+
+    Raises:
+        ValueError: If `importance` and `reference` differ in shape.
+
+    Example:
+
+    >>> regularizer = SIRegularizer(
+    ...     strength=0.5, importance=[2.0, 0.0], reference=[1.0, 1.0]
+    ... )
+    >>> float(regularizer(keras.ops.array([3.0, 9.0])))
+    4.0
+    """
+
+    def __init__(self, strength, importance, reference, previous=None):
+        self.strength = strength
+        self.importance = _as_state(importance)
+        self.reference = _as_state(reference)
+        self.previous = keras.regularizers.get(previous)
+        if tuple(self.importance.shape) != tuple(self.reference.shape):
+            raise ValueError(
+                "SIRegularizer needs `importance` and `reference` of one "
+                f"shape. Received: {tuple(self.importance.shape)} and "
+                f"{tuple(self.reference.shape)}. Pass both with the shape of "
+                "the weights that are regularized."
+            )
+        # The SI optimizer that drives this variable, where there is one.
+        self.optimizer = None
+        # The penalty that optimizer already knows, while a step is running.
+        self.penalty_in_step = None
+
+    def __call__(self, x):
+        if self.penalty_in_step is not None:
+            penalty = self.penalty_in_step
+        else:
+            penalty = si.penalty(
+                ops.cast(x, self.reference.dtype),
+                ops.convert_to_tensor(self.importance),
+                ops.convert_to_tensor(self.reference),
+                self.strength,
+            )
+        if self.optimizer is not None:
+            # That optimizer adds the gradient itself, in closed form.
+            penalty = ops.stop_gradient(penalty)
+        if self.previous is None:
+            return penalty
+        return penalty + ops.cast(self.previous(x), self.reference.dtype)
+
+    def get_config(self):
+        return {
+            "strength": float(ops.convert_to_numpy(self.strength)),
+            "importance": ops.convert_to_numpy(self.importance).tolist(),
+            "reference": ops.convert_to_numpy(self.reference).tolist(),
+            "previous": keras.regularizers.serialize(self.previous)
+            if self.previous is not None
+            else None,
+        }
+
+
+def _as_state(value):
+    if isinstance(value, keras.Variable):
+        return value
+    return ops.convert_to_tensor(value, dtype=keras.config.floatx())
