@@ -9,12 +9,17 @@ import functools
 import keras
 
 
-def compile_update(function):
+def compile_update(function, cache, key):
     """Returns `function` compiled by XLA where that is possible and pays.
 
     Under TensorFlow, Keras runs an optimizer as dozens of separate passes
     over memory unless the whole model is compiled. One XLA function around
     the update costs less than plain Keras pays, and leaves the model alone.
+
+    Args:
+        function: Takes a list of tensors.
+        cache: Dict that keeps what was compiled.
+        key: What `function` depends on besides its argument.
     """
     if keras.backend.backend() != "tensorflow":
         return function
@@ -28,7 +33,9 @@ def compile_update(function):
         or is_op_determinism_enabled()
     ):
         return function
-    return tf.function(function, jit_compile=True, autograph=False)
+    if key not in cache:
+        cache[key] = tf.function(function, jit_compile=True, autograph=False)
+    return cache[key]
 
 
 def wrap_train_step(model, scope, log_variables):
@@ -44,6 +51,7 @@ def wrap_train_step(model, scope, log_variables):
             that their quotient is the mean of the penalty over the samples,
             weighted as Keras weights the logged `loss`.
     """
+    unwrap_train_step(model)
     original = model.train_step
     penalties, penalty_sum, sample_count = log_variables
 
@@ -72,14 +80,20 @@ def wrap_train_step(model, scope, log_variables):
         optimizer_state[position[id(sample_count)]] += size
         return logs, (*state[:2], optimizer_state, *state[3:])
 
-    stateless_backend = keras.backend.backend() == "jax"
-    model.train_step = stateless if stateless_backend else stateful
+    wrapper = stateless if keras.backend.backend() == "jax" else stateful
+    wrapper.keras_si_original = original
+    model.train_step = wrapper
     retrace(model)
 
 
 def unwrap_train_step(model):
-    """Gives `model` back the `train_step` of its class."""
+    """Gives `model` back the `train_step` it had, if it was wrapped."""
+    original = getattr(model.train_step, "keras_si_original", None)
+    if original is None:
+        return
     del model.train_step
+    if model.train_step != original:
+        model.train_step = original
     retrace(model)
 
 

@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_si import backend
 from keras_si.optimizer import SIOptimizer
-from keras_si.regularizer import SIRegularizer
 
 
 class SICallback(keras.callbacks.Callback):
@@ -112,7 +111,7 @@ class SICallback(keras.callbacks.Callback):
             ValueError: If no model is attached, or weights are not finite.
         """
         self._attached()
-        self._drop_nonfinite()
+        self._report_nonfinite()
         self._optimizer.consolidate()
 
     def detach(self):
@@ -158,7 +157,7 @@ class SICallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self._attached() and logs is not None:
             logs["si_penalty"] = self._optimizer.mean_penalty()
-        self._drop_nonfinite()
+        self._report_nonfinite()
         if self._consolidate == "epoch_end":
             self._optimizer.consolidate()
 
@@ -173,23 +172,31 @@ class SICallback(keras.callbacks.Callback):
     def _attach(self):
         model = self.model
         outer = model.optimizer
+        if outer is None:
+            raise ValueError(
+                "SICallback needs a model that was compiled with an optimizer. "
+                f"Received: '{model.name}', compiled without one. Call "
+                "`model.compile(optimizer=..., loss=...)` first."
+            )
         scaled = isinstance(outer, keras.optimizers.LossScaleOptimizer)
         current = outer.inner_optimizer if scaled else outer
         si_optimizer = self._si_optimizer_for(model, current)
         si_optimizer.strength.assign(self._strength)
-        si_optimizer.damping = self._damping
-        si_optimizer.consolidate_every = (
-            self._consolidate if isinstance(self._consolidate, int) else None
-        )
+        every = self._consolidate if type(self._consolidate) is int else None
+        if si_optimizer.configure_consolidation(self._damping, every):
+            backend.retrace(model)
         self._optimizer = si_optimizer
-        if si_optimizer is current and si_optimizer.regularizers:
+        if si_optimizer is current and si_optimizer.attached():
             return
         if scaled:
+            # Inside: it must see unscaled gradients, and no skipped steps.
             outer.inner_optimizer = si_optimizer
         else:
             outer = si_optimizer
         backend.set_optimizer(model, outer, outer)
         si_optimizer.attach_regularizers()
+        if isinstance(current, SIOptimizer) and current is not si_optimizer:
+            current.detach_regularizers()  # of what is no longer tracked
         backend.wrap_train_step(
             model,
             si_optimizer.known_penalties,
@@ -203,19 +210,23 @@ class SICallback(keras.callbacks.Callback):
     def _si_optimizer_for(self, model, current):
         """Returns the optimizer that carries on this model's SI state."""
         variables = model.trainable_variables
+        tracked = [self._tracks(variable) for variable in variables]
         if isinstance(current, SIOptimizer):
-            return current
-        si_optimizer = SIOptimizer(
-            current, tracked=[self._tracks(v) for v in variables]
-        )
+            chosen = self._include is not None or self._exclude is not None
+            if not chosen or tracked == list(current.tracked):
+                return current
+            if not current.attached():
+                current.attach_regularizers()
+            current = current.inner_optimizer
+        if not any(tracked):
+            raise ValueError(
+                "SICallback has no variable to track. `include` and `exclude` "
+                "leave none of the trainable variables "
+                f"{[variable.path for variable in variables]}."
+            )
+        _check_supported(current)
+        si_optimizer = SIOptimizer(current, tracked=tracked)
         si_optimizer.build(variables)
-        for slot, variable in enumerate(si_optimizer.tracked_variables):
-            previous = variable.regularizer
-            if isinstance(previous, SIRegularizer) and previous.optimizer:
-                # `compile` gave the model a new optimizer; the regularizers
-                # still know the one that has the state.
-                old = previous.optimizer
-                si_optimizer.adopt(slot, old, old.regularizers.index(previous))
         return si_optimizer
 
     def _tracks(self, variable):
@@ -256,15 +267,38 @@ class SICallback(keras.callbacks.Callback):
             )
         }
 
-    def _drop_nonfinite(self):
+    def _report_nonfinite(self):
+        """Keeps what is not finite out of SI's state, and says so."""
         dropped = self._optimizer.drop_nonfinite()
         if dropped:
             where = ", ".join(f"{n} in '{p}'" for p, n in dropped.items())
             warnings.warn(
                 "SICallback: NaN or infinite gradients reached the path "
-                f"integral; these elements were set to 0: {where}. Lower the "
-                "learning rate or clip the gradients.",
-                stacklevel=2,
+                f"integral. These elements of it were set to 0: {where}. "
+                "Lower the learning rate or clip the gradients.",
+                stacklevel=3,
+            )
+        broken = self._optimizer.nonfinite_weights()
+        if broken:
+            warnings.warn(
+                "SICallback: there are NaN or infinite values in the weights "
+                f"of {broken}. The steps that made them are not in the path "
+                "integral, and nothing will be consolidated until the weights "
+                "are finite again.",
+                stacklevel=3,
+            )
+
+
+def _check_supported(optimizer):
+    """Refuses what would make the path integral silently wrong."""
+    for inner in getattr(optimizer, "optimizers", []):
+        if inner.gradient_accumulation_steps:
+            raise ValueError(
+                "SICallback cannot see the steps of a MultiOptimizer whose "
+                f"'{inner.name}' accumulates gradients. Received: "
+                "gradient_accumulation_steps="
+                f"{inner.gradient_accumulation_steps}. Use larger batches, or "
+                "one optimizer that accumulates."
             )
 
 

@@ -96,11 +96,14 @@ class SIOptimizer(keras.optimizers.Optimizer):
         # step need not read all of the state again.
         self.penalties = self.add_variable(
             shape=(len(self.tracked_variables),),
-            dtype="float32",
+            dtype=self._log_dtype(),
             aggregation="only_first_replica",
             name="penalties",
         )
         self.regularizers = []
+        # One compiled update serves every trace of the training function.
+        # Not by plain assignment: Keras would track the dict.
+        self.__dict__["_compiled_updates"] = {}
         super().build(variables)
 
     def _add_state(self, name, values=None):
@@ -128,6 +131,10 @@ class SIOptimizer(keras.optimizers.Optimizer):
                 )
         return state
 
+    def _log_dtype(self):
+        dtypes = {state.dtype for state in self.references}
+        return "float64" if "float64" in dtypes else "float32"
+
     def _copies(self):
         # Adding zero makes a new buffer: a plain read shares the variable's.
         return [v + ops.zeros((), v.dtype) for v in self.tracked_variables]
@@ -147,7 +154,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
             variables = list(trainable_variables)
         if not self.built:
             self.build(variables)
-        present = [i for i, g in enumerate(grads) if g is not None]
+        present = tuple(i for i, g in enumerate(grads) if g is not None)
         if not present:
             # Nothing to learn from: the inner optimizer says so.
             self.inner_optimizer.apply(grads, variables)
@@ -160,7 +167,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
                 total[i] = gradient
             self._update(total, variables)
 
-        compile_update(update)([grads[i] for i in present])
+        key = (present, tuple(self._var_key(v) for v in variables))
+        gradients = [grads[i] for i in present]
+        compile_update(update, self._compiled_updates, key)(gradients)
 
     def _update(self, grads, variables):
         slot_of = {self._var_key(v): i for i, v in self._slots()}
@@ -234,21 +243,32 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
     # Consolidation.
 
+    def configure_consolidation(self, damping, every):
+        """Sets xi, and after how many steps to consolidate within a step.
+
+        Returns whether the training function must be traced anew.
+        """
+        before = self.damping, self.consolidate_every
+        self.damping, self.consolidate_every = damping, every
+        changed = before != (damping, every) and {every, before[1]} != {None}
+        if changed:
+            self._compiled_updates.clear()
+        return changed
+
     def consolidate(self):
         """Ends a task: updates importance and reference, zeroes omega.
 
         Raises:
             ValueError: If a weight is NaN or infinite. Nothing is changed.
         """
-        for slot, variable in self._slots():
-            if not _all_finite(self._weights(slot)):
-                raise ValueError(
-                    "Cannot consolidate: the weights of "
-                    f"'{variable.path}' hold NaN or infinite values. "
-                    "Importance and reference are kept as they were. Restore "
-                    "finite weights (for instance with "
-                    "`model.load_weights`), then go on."
-                )
+        broken = self.nonfinite_weights()
+        if broken:
+            raise ValueError(
+                "Cannot consolidate: there are NaN or infinite values in the "
+                f"weights of {broken}. Importance and reference are kept as "
+                "they were. Restore finite weights (for instance with "
+                "`model.load_weights`), then go on."
+            )
         for slot, _ in self._slots():
             self._assign_consolidated(slot, self._consolidated(slot))
         self.due.assign(0)
@@ -295,6 +315,14 @@ class SIOptimizer(keras.optimizers.Optimizer):
             )
         self.steps.assign(ops.where(condition, 0, self.steps))
 
+    def nonfinite_weights(self):
+        """Returns the paths of tracked variables that are not finite."""
+        return [
+            variable.path
+            for slot, variable in self._slots()
+            if not bool(ops.all(ops.isfinite(self._weights(slot))))
+        ]
+
     def drop_nonfinite(self):
         """Zeroes what is not finite in omega; returns its count by path."""
         dropped = {}
@@ -323,7 +351,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
                             self.references[slot],
                             self._cast_strength(slot),
                         ),
-                        "float32",
+                        self.penalties.dtype,
                     )
                     for slot, _ in self._slots()
                 ]
@@ -340,12 +368,28 @@ class SIOptimizer(keras.optimizers.Optimizer):
         total = float(ops.convert_to_numpy(self.penalty_sum))
         return total / count if count else 0.0
 
+    def attached(self):
+        """Whether every tracked variable has this optimizer's regularizer."""
+        return len(self.regularizers) > 0 and all(
+            variable.regularizer is regularizer
+            for variable, regularizer in zip(
+                self.tracked_variables, self.regularizers, strict=True
+            )
+        )
+
     def attach_regularizers(self):
-        """Puts an `SIRegularizer` on every tracked variable."""
+        """Puts an `SIRegularizer` on every tracked variable.
+
+        State that another SI optimizer has of a variable is taken over: the
+        one before `compile` gave the model a new optimizer, or that of
+        another model which shares the layer.
+        """
         self.regularizers = []
         for slot, variable in self._slots():
             previous = variable.regularizer
             if isinstance(previous, SIRegularizer) and previous.optimizer:
+                if previous.optimizer is not self:
+                    self._adopt(slot, previous)
                 previous = previous.previous
             regularizer = SIRegularizer(
                 self.strength,
@@ -377,8 +421,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
             for regularizer in self.regularizers:
                 regularizer.penalty_in_step = None
 
-    def adopt(self, slot, other, other_slot):
-        """Takes the state of one variable over from another SI optimizer."""
+    def _adopt(self, slot, regularizer):
+        other = regularizer.optimizer
+        other_slot = other.regularizers.index(regularizer)
         for own, others in (
             (self.path_integrals, other.path_integrals),
             (self.importances, other.importances),
@@ -462,7 +507,3 @@ class SIOptimizer(keras.optimizers.Optimizer):
             config.pop("inner_optimizer"), custom_objects=custom_objects
         )
         return cls(inner_optimizer, **config)
-
-
-def _all_finite(x):
-    return bool(ops.all(ops.isfinite(x)))

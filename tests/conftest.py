@@ -1,0 +1,58 @@
+"""Shared by all tests: quiet TensorFlow, fixed seeds, small models."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+SIZES = (6, 9, 7, 3)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(7)
+
+
+def make_tasks(count=3, examples=22, seed=3):
+    """Returns `count` small classification tasks `(x, y)`."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.normal(size=(examples, SIZES[0])).astype("float32"),
+            rng.integers(0, SIZES[-1], examples),
+        )
+        for _ in range(count)
+    ]
+
+
+def make_model(built=True, regularizer=None, constraint=None):
+    """Returns an MLP of sizes `SIZES`, not compiled."""
+    layers = [
+        keras.layers.Dense(
+            units,
+            activation="relu" if units != SIZES[-1] else None,
+            bias_initializer="random_normal",
+            kernel_regularizer=regularizer,
+            kernel_constraint=constraint,
+            name=f"dense_{index}",
+        )
+        for index, units in enumerate(SIZES[1:])
+    ]
+    if built:
+        layers.insert(0, keras.Input((SIZES[0],)))
+    return keras.Sequential(layers)
+
+
+def compile_model(model, optimizer=None, **kwargs):
+    """Compiles `model` for the tasks of `make_tasks`."""
+    model.compile(
+        optimizer or keras.optimizers.Adam(1e-2),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **kwargs,
+    )
+    return model
