@@ -124,9 +124,7 @@ def main():
     )
     options = parser.parse_args()
     only = options.only or ["mlp", "mlp-1024", "conv"]
-    print(
-        f"{'':<25}{'plain ms/step':>18}{'SI ms/step':>18}{'SI / plain':>18}"
-    )
+    print(f"{'':<25}{'plain ms/step':>18}{'SI ms/step':>18}{'SI / plain':>18}")
     print(
         f"{'net':<12}{'batch':>6}{'jit':>7}{'min':>10}{'median':>8}"
         f"{'min':>10}{'median':>8}{'min':>10}{'median':>8}"

@@ -1,0 +1,1 @@
+"""The command line of keras-si: the paper's experiments."""

@@ -156,7 +156,5 @@ def build_before_first_step(model, on_built):
 
 def _batch_size(data):
     x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-    first = next(
-        leaf for leaf in keras.tree.flatten(x) if leaf is not None
-    )
+    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
     return keras.ops.shape(first)[0]

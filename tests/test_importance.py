@@ -34,7 +34,10 @@ def test_accumulate_leaves_out_weights_that_are_not_finite():
 
 def test_accumulate_shows_a_bad_gradient_where_the_weight_stayed_finite():
     result = si.accumulate(
-        ops.array([1.0]), ops.array([np.inf]), ops.array([0.0]), ops.array([1.0])
+        ops.array([1.0]),
+        ops.array([np.inf]),
+        ops.array([0.0]),
+        ops.array([1.0]),
     )
     assert numbers(result) == [-np.inf]
 

@@ -1,0 +1,40 @@
+"""What there is to run: benchmarks, presets and methods, with sources."""
+
+from rich.console import Console
+from rich.padding import Padding
+
+from .methods import METHODS
+from .presets import BENCHMARKS
+
+
+def show():
+    """Prints the lists, wrapped to the terminal."""
+    console = Console(highlight=False)
+    for name, benchmark in BENCHMARKS.items():
+        console.print(f"[bold]{name}[/]  {benchmark.title}")
+        _indented(console, f"source: {benchmark.source}", 2)
+        for preset_name, preset in benchmark.presets.items():
+            console.print(f"  preset [bold]{preset_name}[/]")
+            _indented(console, _options(preset.values), 4)
+            _indented(console, f"source: {preset.source}", 4)
+    console.print("\nmethods")
+    for name, method in METHODS.items():
+        console.print(f"  [bold]{name}[/]  {method.summary}")
+        _indented(console, f"source: {method.source}", 4)
+
+
+def _options(values):
+    return " ".join(
+        f"--{name.replace('_', '-')} {_value(value)}"
+        for name, value in values.items()
+    )
+
+
+def _value(value):
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _indented(console, text, left):
+    console.print(Padding(text, (0, 0, 0, left), expand=False))

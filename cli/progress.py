@@ -1,0 +1,125 @@
+"""What is shown while a run goes: a live display, or a line for each task."""
+
+import sys
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from .observer import Observer
+
+# Drawing takes time from the training, and nobody reads faster than this.
+REFRESH_PER_SECOND = 5
+
+
+def observer():
+    """Returns a live display if there is a terminal, else plain lines."""
+    # The standard output first: the error output is held back while
+    # TensorFlow starts.
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            return LiveProgress(Console(file=stream, highlight=False))
+    return LineProgress()
+
+
+def task_line(run, task, seconds):
+    """Says in one line what a task has brought."""
+    return (
+        f"{run.method:<6} seed {run.seed}  "
+        f"task {task + 1:>2}/{len(run.accuracy)}  "
+        f"this task {100 * run.accuracy[task, task]:6.2f} %  "
+        f"average {100 * run.average_accuracy[task]:6.2f} %  "
+        f"{seconds:6.1f} s"
+    )
+
+
+class LineProgress(Observer):
+    """A line for each task, for files and pipes."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def task_ended(self, run, task, seconds):
+        # Flushed, so that a file can be watched.
+        print(task_line(run, task, seconds), flush=True)
+
+
+class LiveProgress(Observer):
+    """One live display: where the run is, loss, accuracy, time left."""
+
+    def __init__(self, console):
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            refresh_per_second=REFRESH_PER_SECOND,
+            # Each task brings its evaluation: look at more than one task.
+            speed_estimate_period=120,
+            transient=True,
+            expand=True,
+        )
+        self._bar = self._progress.add_task(
+            "starting TensorFlow", total=None, numbers=""
+        )
+        self._where = ""
+        self._epochs = self._tasks = 1
+
+    def __enter__(self):
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self._progress.stop()
+
+    def loading(self, dataset):
+        self._update(description=f"loading {dataset}")
+
+    def started(self, config, steps_per_epoch):
+        self._epochs, self._tasks = config.epochs, config.tasks
+        self._update(
+            total=config.seeds
+            * len(config.methods)
+            * config.tasks
+            * config.epochs
+            * steps_per_epoch
+        )
+
+    def task_started(self, method, seed, task):
+        self._where = f"{method} task {task + 1}/{self._tasks}"
+        self._update(description=self._where, numbers="")
+
+    def batch_ended(self, epoch, logs):
+        numbers = ""
+        if "loss" in logs:
+            numbers = f"loss {logs['loss']:.3f}"
+        if "accuracy" in logs:
+            numbers += f" acc {100 * logs['accuracy']:.1f} %"
+        self._progress.update(
+            self._bar,
+            advance=1,
+            description=f"{self._where} epoch {epoch + 1}/{self._epochs}",
+            numbers=numbers,
+        )
+
+    def task_trained(self):
+        self._update(description=f"{self._where} evaluating")
+
+    def task_ended(self, run, task, seconds):
+        self._progress.console.print(
+            task_line(run, task, seconds), markup=False
+        )
+
+    def _update(self, **fields):
+        self._progress.update(self._bar, **fields)

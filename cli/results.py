@@ -1,0 +1,242 @@
+"""The results of a run, their JSON file, and reading it back."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from keras_si import metrics
+
+from .errors import RunError
+
+SCHEMA = 1
+RESULTS = "results.json"
+CONFIG = "config.json"
+
+
+@dataclasses.dataclass
+class Run:
+    """One method with one seed.
+
+    `accuracy[i, j]` is the accuracy on task j after task i, a fraction of 1;
+    NaN where it was not measured, or has not been yet.
+    """
+
+    method: str
+    seed: int
+    accuracy: np.ndarray
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+
+    @classmethod
+    def empty(cls, method, seed, num_tasks):
+        return cls(method, seed, np.full((num_tasks, num_tasks), np.nan))
+
+    @property
+    def tasks_done(self):
+        done = [
+            not np.isnan(row[: task + 1]).any()
+            for task, row in enumerate(self.accuracy)
+        ]
+        return done.index(False) if False in done else len(done)
+
+    @property
+    def is_complete(self):
+        return self.tasks_done == len(self.accuracy)
+
+    @property
+    def average_accuracy(self):
+        """Average accuracy after each task, NaN for those not done yet."""
+        return [
+            metrics.average_accuracy(self.accuracy, after=task)
+            if task < self.tasks_done
+            else math.nan
+            for task in range(len(self.accuracy))
+        ]
+
+    @property
+    def final_average_accuracy(self):
+        return self.average_accuracy[-1]
+
+    @property
+    def backward_transfer(self):
+        return self._when_complete(metrics.backward_transfer)
+
+    @property
+    def forgetting(self):
+        return self._when_complete(metrics.forgetting)
+
+    def _when_complete(self, metric):
+        return metric(self.accuracy) if self.is_complete else math.nan
+
+    def to_dict(self):
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "accuracy": self.accuracy.tolist(),
+            "average_accuracy": self.average_accuracy,
+            "final_average_accuracy": self.final_average_accuracy,
+            "backward_transfer": self.backward_transfer,
+            "forgetting": self.forgetting,
+            "seconds": {
+                "train": self.train_seconds,
+                "evaluate": self.evaluate_seconds,
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, record):
+        accuracy = np.array(
+            [[_number(value) for value in row] for row in record["accuracy"]]
+        )
+        run = cls(
+            str(record["method"]),
+            int(record["seed"]),
+            accuracy,
+            float(record["seconds"]["train"]),
+            float(record["seconds"]["evaluate"]),
+        )
+        _ = run.average_accuracy, run.forgetting  # Refuses a wrong shape.
+        if not np.isnan(accuracy[run.tasks_done :]).all():
+            raise ValueError("its accuracies have a gap")
+        return run
+
+
+@dataclasses.dataclass
+class Results:
+    """All runs of one `keras-si run`, and what they were made with."""
+
+    benchmark: str
+    versions: dict
+    device: str
+    config: dict
+    runs: list[Run]
+
+    @property
+    def methods(self):
+        """The methods, in the order they were run."""
+        return list(dict.fromkeys(run.method for run in self.runs))
+
+    def of(self, method):
+        return [run for run in self.runs if run.method == method]
+
+    def spread(self, method, name):
+        """Returns mean, sample standard deviation and n over the seeds.
+
+        Runs that are not complete do not count. With one seed the standard
+        deviation is 0; with none, all but n is NaN.
+        """
+        values = [getattr(r, name) for r in self.of(method) if r.is_complete]
+        if not values:
+            return {"mean": math.nan, "std": math.nan, "n": 0}
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        return {"mean": float(np.mean(values)), "std": std, "n": len(values)}
+
+    def to_dict(self):
+        return {
+            "schema": SCHEMA,
+            "benchmark": self.benchmark,
+            "versions": self.versions,
+            "device": self.device,
+            "config": self.config,
+            "runs": [run.to_dict() for run in self.runs],
+            "summary": {
+                method: {
+                    name: self.spread(method, name)
+                    for name in ("final_average_accuracy",)
+                }
+                for method in self.methods
+            },
+        }
+
+    def write(self, folder):
+        write_json(pathlib.Path(folder) / RESULTS, self.to_dict())
+
+
+def write_json(path, content):
+    """Writes JSON, with null for NaN, all of it or nothing."""
+    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+    # A row of a matrix on one line, for those who read the file.
+    text = re.sub(r"\[[^][{}]*\]", _on_one_line, text)
+    write_atomically(path, (text + "\n").encode())
+
+
+def _on_one_line(match):
+    return re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]")
+
+
+def write_atomically(path, content):
+    """Replaces a file in one step: a reader sees the old or the new one."""
+    path = pathlib.Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            # Else a power cut may leave the new name on an empty file.
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} could not be written ({error.strerror}); make room or "
+            "name another folder with --output"
+        ) from error
+
+
+def read(path):
+    """Reads the results of a run from its folder, or from the file itself."""
+    path = pathlib.Path(path)
+    path = path / RESULTS if path.is_dir() else path
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be read ({error.strerror}); name a folder "
+            "that `keras-si run` has written"
+        ) from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}; run it again") from error
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise RunError(
+            f"{path} has schema {schema}, this keras-si reads {SCHEMA}; "
+            "update keras-si"
+        )
+    if schema != SCHEMA:
+        raise RunError(
+            f"{path} is not a results file of keras-si: it has schema "
+            f"{schema!r}, expected {SCHEMA}"
+        )
+    try:
+        return Results(
+            str(record["benchmark"]),
+            dict(record["versions"]),
+            str(record["device"]),
+            dict(record["config"]),
+            [Run.from_dict(run) for run in record["runs"]],
+        )
+    except KeyError as error:
+        raise RunError(
+            f"{path} is damaged: it has no {error}; run it again"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {error}; run it again") from error
+
+
+def _number(value):
+    return math.nan if value is None else float(value)
+
+
+def _without_nan(value):
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value

@@ -1,0 +1,50 @@
+"""Starts TensorFlow without showing its start-up chatter."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+
+
+def import_quietly():
+    """Imports TensorFlow, TFDS and Keras; prints nothing unless it fails."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    with _native_stderr_held_back():
+        import keras  # noqa: F401
+        import tensorflow as tf
+        import tensorflow_datasets  # noqa: F401
+
+        tf.get_logger().setLevel(logging.ERROR)
+        # Finding the devices is talkative too, and happens on first use.
+        tf.config.list_logical_devices()
+
+
+@contextlib.contextmanager
+def _native_stderr_held_back():
+    """Holds back what is written to file descriptor 2.
+
+    What TensorFlow's native code logs while it is imported obeys no log
+    level, so the descriptor itself is turned away. If the import fails,
+    what was held back is written out after all: it may say why.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            _restore(saved)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        _restore(saved)
+
+
+def _restore(saved):
+    sys.stderr.flush()
+    os.dup2(saved, 2)
+    os.close(saved)

@@ -1,0 +1,598 @@
+"""SICallback: attaching, task boundaries, logs, and what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import SIZES, compile_model, make_model, make_tasks
+from keras import ops
+
+from keras_si import SICallback, SIRegularizer
+
+
+def fit(model, task, *callbacks, epochs=2, **kwargs):
+    x, y = task
+    return model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+        **kwargs,
+    )
+
+
+def trained(*callbacks, strength=None, tasks=3, **kwargs):
+    """Weights after a few tasks from the same start."""
+    keras.utils.set_random_seed(11)
+    model = compile_model(make_model(), **kwargs)
+    for task in make_tasks(tasks):
+        fit(model, task, *callbacks)
+    return model.get_weights()
+
+
+def flat(state):
+    return np.concatenate([value.ravel() for value in state.values()])
+
+
+def short(path):
+    return "/".join(path.split("/")[-2:])
+
+
+# It takes effect.
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_naive_and_si_differ(jit_compile):
+    naive = trained(jit_compile=jit_compile)
+    si = trained(SICallback(strength=1.0), jit_compile=jit_compile)
+    assert max(np.abs(n - s).max() for n, s in zip(naive, si)) > 1e-3
+
+
+def test_strength_zero_is_plain_fit_bit_for_bit():
+    plain = trained(run_eagerly=True, tasks=2)
+    si = trained(SICallback(strength=0.0), run_eagerly=True, tasks=2)
+    for p, s in zip(plain, si, strict=True):
+        np.testing.assert_array_equal(p, s)
+
+
+def test_strength_zero_is_plain_fit_to_rounding_where_compiled():
+    plain = trained()
+    si = trained(SICallback(strength=0.0))
+    for p, s in zip(plain, si, strict=True):
+        np.testing.assert_allclose(p, s, rtol=1e-4, atol=1e-6)
+
+
+def test_strength_zero_still_measures_importance():
+    si = SICallback(strength=0.0)
+    trained(si, tasks=1)
+    assert flat(si.get_importance()).max() > 1e-3
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"jit_compile": True}])
+def test_takes_effect_on_a_model_that_was_trained_before(kwargs):
+    first, second, third = make_tasks()
+    model = compile_model(make_model(), **kwargs)
+    fit(model, first)  # traces the training function without SI
+    si = SICallback()
+    start = [w.copy() for w in model.get_weights()]
+    fit(model, second, si)
+    assert np.abs(flat(si.get_path_integral())).max() == 0  # consolidated
+    assert flat(si.get_importance()).max() > 1e-3
+    fit(model, third, si)
+    path_integral = [
+        ops.convert_to_numpy(v) for v in model.optimizer.path_integrals
+    ]
+    assert max(np.abs(p).max() for p in path_integral) > 1e-4
+    assert any((a != b).any() for a, b in zip(start, model.get_weights()))
+
+
+def test_strength_is_settable_between_fits():
+    first, second = make_tasks(2)
+    model = compile_model(make_model(), keras.optimizers.SGD(1e-12))
+    si = SICallback(strength=1.0, consolidate=None)
+    fit(model, first, si)
+    model.optimizer.importances[0].assign(np.ones_like(model.get_weights()[0]))
+    model.set_weights([w + 0.1 for w in model.get_weights()])
+    one = fit(model, second, si).history["si_penalty"][0]
+    si.strength = 2.5
+    assert si.strength == 2.5
+    more = fit(model, second, si).history["si_penalty"][0]
+    np.testing.assert_allclose([one, more], [0.54, 1.35], rtol=1e-5)
+
+
+# It attaches to every kind of model and data.
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden = keras.layers.Dense(8, activation="relu")
+        self.out = keras.layers.Dense(SIZES[-1])
+
+    def call(self, x):
+        return self.out(self.hidden(x))
+
+
+def functional():
+    inputs = keras.Input((SIZES[0],))
+    return keras.Model(inputs, keras.layers.Dense(SIZES[-1])(inputs))
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [make_model, lambda: make_model(built=False), functional, Subclassed],
+)
+def test_models_and_data(make, as_dataset):
+    model = compile_model(make())
+    si = SICallback(strength=1.0)
+    for x, y in make_tasks(2):
+        if as_dataset:
+            data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+            history = model.fit(
+                data, epochs=2, shuffle=False, callbacks=[si], verbose=0
+            )
+        else:
+            history = fit(model, (x, y), si)
+    assert history.history["si_penalty"][-1] > 0
+    importance = si.get_importance()
+    assert set(importance) == {v.path for v in model.trainable_variables}
+    assert all(value.max() > 0 for value in importance.values())
+
+
+def test_unbuilt_and_built_model_agree():
+    histories = []
+    for built in (True, False):
+        keras.utils.set_random_seed(5)
+        model = compile_model(make_model(built=built))
+        si = SICallback(strength=1.0, consolidate="epoch_end")
+        history = fit(model, make_tasks(1)[0], si, epochs=3).history
+        histories.append((history["loss"], history["si_penalty"]))
+    np.testing.assert_allclose(*histories, rtol=1e-6)
+    assert histories[1][1][1] > 0
+
+
+def test_model_with_dict_inputs():
+    a, b = keras.Input((2,), name="a"), keras.Input((4,), name="b")
+    joined = keras.layers.Concatenate()([a, b])
+    model = compile_model(
+        keras.Model({"a": a, "b": b}, keras.layers.Dense(3)(joined))
+    )
+    (x, y), *_ = make_tasks(1)
+    si = SICallback()
+    fit(model, ({"a": x[:, :2], "b": x[:, 2:]}, y), si)
+    assert flat(si.get_importance()).max() > 0
+
+
+def test_train_on_batch():
+    model = compile_model(make_model())
+    si = SICallback(strength=1.0)
+    si.set_model(model)
+    for x, y in make_tasks(2):
+        for _ in range(3):
+            model.train_on_batch(x, y)
+        assert np.abs(flat(si.get_path_integral())).max() > 0
+        si.consolidate()
+    assert flat(si.get_importance()).max() > 0
+
+
+# Which variables.
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        ("kernel", None, {f"dense_{i}/kernel" for i in range(3)}),
+        (None, ["bias$", "dense_2"], {"dense_0/kernel", "dense_1/kernel"}),
+        (
+            lambda v: v.ndim == 1,
+            "dense_1",
+            {"dense_0/bias", "dense_2/bias"},
+        ),
+    ],
+)
+def test_include_and_exclude(include, exclude, expected):
+    model = compile_model(make_model())
+    si = SICallback(include=include, exclude=exclude)
+    fit(model, make_tasks(1)[0], si)
+    assert {short(path) for path in si.get_importance()} == expected
+
+
+def test_nothing_to_track_is_refused():
+    model = compile_model(make_model())
+    with pytest.raises(
+        ValueError, match="no variable to track.*dense_0/kernel"
+    ):
+        fit(model, make_tasks(1)[0], SICallback(include="no such name"))
+
+
+def test_a_variable_without_gradient_is_left_alone():
+    """A second head, not in the loss, is not moved by its own penalty."""
+    inputs = keras.Input((SIZES[0],))
+    head = keras.layers.Dense(3, name="head")
+    other = keras.layers.Dense(3, name="other")
+    model = keras.Model(inputs, [head(inputs), other(inputs)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), [loss, None])
+    before = other.kernel.numpy().copy()
+    si = SICallback()
+    (x, y), *_ = make_tasks(1)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        model.fit(x, y, verbose=0, callbacks=[si])
+    np.testing.assert_array_equal(other.kernel.numpy(), before)
+    assert si.get_importance()["other/kernel"].max() == 0
+    assert si.get_importance()["head/kernel"].max() > 0
+
+
+# When a task ends.
+
+
+def test_train_end_is_due_and_carried_out_when_needed():
+    model = compile_model(make_model())
+    si = SICallback()
+    fit(model, make_tasks(1)[0], si)
+    optimizer = model.optimizer
+    assert int(optimizer.due.numpy()) == 1
+    assert np.abs(optimizer.path_integrals[0].numpy()).max() > 0
+    assert flat(si.get_importance()).max() > 0
+    assert int(optimizer.due.numpy()) == 0
+
+
+class ZeroWeights(keras.callbacks.Callback):
+    """Rewrites the weights when `fit` ends, as EarlyStopping may."""
+
+    def on_train_end(self, logs=None):
+        self.model.set_weights([0 * w for w in self.model.get_weights()])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_reference_is_what_other_callbacks_leave(first):
+    model = compile_model(make_model())
+    si = SICallback()
+    callbacks = [si, ZeroWeights()] if first else [ZeroWeights(), si]
+    fit(model, make_tasks(1)[0], *callbacks)
+    assert np.abs(flat(si.get_reference())).max() == 0
+
+
+def test_epoch_end():
+    model = compile_model(make_model())
+    si = SICallback(consolidate="epoch_end", strength=1.0)
+    penalty = fit(model, make_tasks(1)[0], si, epochs=3).history["si_penalty"]
+    assert penalty[0] == 0
+    assert penalty[1] > 0
+    for name, weights in si.get_reference().items():
+        now = {v.path: v.numpy() for v in model.trainable_variables}
+        np.testing.assert_array_equal(weights, now[name])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_every_n_steps_equals_consolidating_by_hand(jit_compile):
+    x, y = make_tasks(1, examples=32)[0]
+    states = []
+    for every in (3, None):
+        keras.utils.set_random_seed(2)
+        model = compile_model(make_model(), jit_compile=jit_compile)
+        si = SICallback(strength=1.0, consolidate=every)
+        si.set_model(model)
+        for step in range(8):
+            batch = slice(4 * step, 4 * step + 4)
+            model.train_on_batch(x[batch], y[batch])
+            if every is None and step in (2, 5):
+                si.consolidate()
+        states.append(
+            (
+                flat(si.get_importance()),
+                flat(si.get_path_integral()),
+                flat(si.get_reference()),
+            )
+        )
+    for by_steps, by_hand in zip(*states, strict=True):
+        np.testing.assert_allclose(by_steps, by_hand, rtol=1e-4, atol=1e-7)
+    assert np.abs(states[0][1]).max() > 0
+
+
+def test_none_consolidates_only_by_hand():
+    model = compile_model(make_model())
+    si = SICallback(consolidate=None)
+    fit(model, make_tasks(1)[0], si)
+    assert flat(si.get_importance()).max() == 0
+    si.consolidate()
+    assert flat(si.get_importance()).max() > 0
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_fit_is_not_a_tasks_end():
+    model = compile_model(make_model())
+    si = SICallback()
+    task = make_tasks(1)[0]
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, task, si, Interrupt())
+    assert flat(si.get_importance()).max() == 0
+    before = flat(si.get_path_integral())
+    assert np.abs(before).max() > 0
+    fit(model, task, si)
+    assert flat(si.get_importance()).max() > 0
+
+
+# State.
+
+
+def test_a_new_callback_takes_the_state_up():
+    model = compile_model(make_model())
+    tasks = make_tasks(2)
+    si = SICallback()
+    fit(model, tasks[0], si)
+    again = SICallback(strength=3.0)
+    again.set_model(model)
+    np.testing.assert_array_equal(
+        flat(again.get_importance()), flat(si.get_importance())
+    )
+    assert float(model.optimizer.strength.numpy()) == 3.0
+
+
+@pytest.mark.parametrize("same_callback", [True, False])
+def test_state_survives_a_new_compile(same_callback):
+    model = compile_model(make_model())
+    tasks = make_tasks(2)
+    si = SICallback(strength=1.0)
+    fit(model, tasks[0], si)
+    importance = flat(si.get_importance())
+    compile_model(model, keras.optimizers.SGD(0.1))
+    if not same_callback:
+        si = SICallback(strength=1.0)
+    penalty = fit(model, tasks[1], si).history["si_penalty"]
+    assert penalty[0] > 0
+    np.testing.assert_array_less(0, flat(si.get_importance()).max())
+    assert isinstance(model.optimizer.inner_optimizer, keras.optimizers.SGD)
+    assert not np.array_equal(flat(si.get_importance()), importance)
+
+
+def test_a_choice_of_variables_can_change_between_fits():
+    model = compile_model(make_model())
+    tasks = make_tasks(2)
+    si = SICallback()
+    fit(model, tasks[0], si)
+    before = si.get_importance()
+    narrow = SICallback(include="dense_0/kernel")
+    narrow.set_model(model)
+    (path,) = narrow.get_importance()
+    np.testing.assert_array_equal(narrow.get_importance()[path], before[path])
+    tracked = [
+        v.path
+        for v in model.trainable_variables
+        if isinstance(v.regularizer, SIRegularizer)
+    ]
+    assert tracked == [path]
+
+
+def test_two_models_do_not_touch_each_other():
+    models = [compile_model(make_model()) for _ in range(2)]
+    callbacks = [SICallback() for _ in models]
+    tasks = make_tasks(2)
+    for model, si, task in zip(models, callbacks, tasks, strict=True):
+        fit(model, task, si)
+    first = flat(callbacks[0].get_importance())
+    fit(models[1], tasks[0], callbacks[1])
+    np.testing.assert_array_equal(first, flat(callbacks[0].get_importance()))
+    assert not np.array_equal(first, flat(callbacks[1].get_importance()))
+
+
+def test_detach_gives_everything_back():
+    model = compile_model(make_model(regularizer="l2"))
+    regularizers = [v.regularizer for v in model.trainable_variables]
+    optimizer = model.optimizer
+    si = SICallback()
+    fit(model, make_tasks(1)[0], si)
+    si.detach()
+    assert model.optimizer is optimizer
+    assert [v.regularizer for v in model.trainable_variables] == regularizers
+    assert "train_step" not in vars(model)
+    config = model.get_compile_config()["optimizer"]
+    assert config["class_name"] == "Adam"
+    assert "si_penalty" not in fit(model, make_tasks(1)[0]).history
+    with pytest.raises(ValueError, match="not attached"):
+        si.get_importance()
+
+
+def test_the_number_of_traces_does_not_grow_with_the_tasks():
+    traces = 0
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            nonlocal traces
+            traces += 1
+            return x
+
+    model = compile_model(
+        keras.Sequential(
+            [keras.Input((SIZES[0],)), Counting(), keras.layers.Dense(3)]
+        )
+    )
+    si = SICallback()
+    tasks = make_tasks(6)
+    for task in tasks[:2]:
+        fit(model, task, si)
+    after_two = traces
+    for task in tasks[2:]:
+        fit(model, task, si)
+    assert traces == after_two
+
+
+# Losses and logs.
+
+
+def test_model_losses_hold_the_penalty():
+    model = compile_model(make_model())
+    first, second = make_tasks(2)
+    si = SICallback(strength=2.0)
+    fit(model, first, si)
+    importance, reference = si.get_importance(), si.get_reference()
+    model.set_weights([w + 0.5 for w in model.get_weights()])
+    expected = 2.0 * sum(
+        np.sum(
+            np.float64(importance[v.path])
+            * (np.float64(v.numpy()) - reference[v.path]) ** 2
+        )
+        for v in model.trainable_variables
+    )
+    np.testing.assert_allclose(float(sum(model.losses)), expected, rtol=1e-5)
+    x, y = second
+    task_loss = float(model.loss(y, model(x)))
+    loss = model.evaluate(x, y, batch_size=len(x), verbose=0)
+    np.testing.assert_allclose(loss, task_loss + expected, rtol=1e-5)
+
+
+def test_the_first_steps_loss_knows_weights_that_were_set_by_hand():
+    model = compile_model(make_model(), keras.optimizers.SGD(0.0))
+    si = SICallback(strength=2.0)
+    task = make_tasks(1)[0]
+    fit(model, task, si, epochs=1)
+    si.consolidate()
+    model.optimizer.importances[0].assign(np.ones_like(model.get_weights()[0]))
+    weights = model.get_weights()
+    weights[0] = weights[0] + 0.5
+    model.set_weights(weights)
+    history = fit(model, task, SICallback(2.0, consolidate=None), epochs=1)
+    expected = 2.0 * weights[0].size * 0.25
+    np.testing.assert_allclose(history.history["si_penalty"], expected, 1e-5)
+
+
+def test_loss_minus_penalty_is_the_tasks_loss():
+    model = compile_model(make_model(), keras.optimizers.SGD(1e-12))
+    si = SICallback(strength=1.0)
+    first, second = make_tasks(2)
+    fit(model, first, si)
+    model.optimizer.importances[0].assign(np.ones_like(model.get_weights()[0]))
+    model.set_weights([w + 0.1 for w in model.get_weights()])
+    logs = fit(model, second, si, epochs=1).history
+    x, y = second
+    task_loss = float(model.loss(y, model(x)))
+    np.testing.assert_allclose(
+        logs["loss"][0] - logs["si_penalty"][0], task_loss, rtol=1e-5
+    )
+
+
+# What is not finite.
+
+
+class PoisonGradient(keras.layers.Layer):
+    """Identity whose gradient is `value` where it is switched on."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+        self.on = self.add_weight(shape=(), trainable=False)
+
+    def call(self, x):
+        @tf.custom_gradient
+        def identity(x):
+            poison = tf.where(self.on > 0, self.value, 0.0)
+            return tf.identity(x), lambda g: g + poison
+
+        return identity(x)
+
+
+def poisoned(value, optimizer):
+    layer = PoisonGradient(value)
+    model = compile_model(
+        keras.Sequential(
+            [keras.Input((SIZES[0],)), keras.layers.Dense(3), layer]
+        ),
+        optimizer,
+    )
+    return model, layer
+
+
+def test_nan_gradients_are_said_and_never_consolidated():
+    model, layer = poisoned(np.nan, keras.optimizers.SGD(0.1))
+    good, bad = make_tasks(2)
+    si = SICallback()
+    fit(model, good, si)
+    importance, reference = si.get_importance(), si.get_reference()
+    weights = model.get_weights()
+    layer.on.assign(1.0)
+    with pytest.warns(UserWarning, match="NaN or infinite values in the weig"):
+        fit(model, bad, si, epochs=1)
+    with (
+        pytest.raises(ValueError, match="Cannot consolidate.*kernel"),
+        pytest.warns(UserWarning, match="nothing will be consolidated"),
+    ):
+        si.get_importance()
+    model.set_weights(weights)
+    for before, after in (
+        (importance, si.get_importance()),
+        (reference, si.get_reference()),
+    ):
+        for path in before:
+            np.testing.assert_array_equal(before[path], after[path])
+
+
+def test_infinite_gradients_that_an_optimizer_survives_are_said():
+    model, layer = poisoned(np.inf, keras.optimizers.SGD(0.1, clipvalue=0.5))
+    layer.on.assign(1.0)
+    si = SICallback(consolidate=None)
+    x, y = make_tasks(1)[0]
+    with pytest.warns(UserWarning, match="reached the path integral.*3 in"):
+        fit(model, (np.abs(x), y), si, epochs=1)
+    assert np.isfinite(flat(si.get_path_integral())).all()
+
+
+# What it refuses.
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"strength": -0.1}, r"`strength`.*at least 0.*-0\.1"),
+        ({"strength": float("nan")}, "`strength`.*finite.*nan"),
+        ({"strength": float("inf")}, "`strength`.*finite.*inf"),
+        ({"strength": "much"}, "`strength`.*'much'"),
+        ({"strength": True}, "`strength`.*True"),
+        ({"damping": 0}, "`damping`.*above 0.*0"),
+        ({"damping": -1.0}, r"`damping`.*-1\.0"),
+        ({"damping": float("nan")}, "`damping`.*nan"),
+        ({"damping": None}, "`damping`.*None"),
+        ({"consolidate": "batch_end"}, "`consolidate`.*'batch_end'"),
+        ({"consolidate": 0}, "`consolidate`.*0"),
+        ({"consolidate": True}, "`consolidate`.*True"),
+        ({"consolidate": 2.5}, r"`consolidate`.*2\.5"),
+        ({"include": "("}, r"`include`.*regular expression.*'\('"),
+        ({"exclude": 3}, "`exclude`.*3"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SICallback(**kwargs)
+
+
+def test_bad_strength_later():
+    si = SICallback()
+    with pytest.raises(ValueError, match="`strength`"):
+        si.strength = -1.0
+    assert si.strength == 0.1
+
+
+@pytest.mark.parametrize(
+    "call", ["get_importance", "get_reference", "consolidate", "detach"]
+)
+def test_before_the_first_fit(call):
+    with pytest.raises(ValueError, match="not attached.*model.fit"):
+        getattr(SICallback(), call)()
+
+
+def test_a_multi_optimizer_that_accumulates_is_refused():
+    optimizer = keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+        )
+    )
+    model = compile_model(make_model(), optimizer)
+    with pytest.raises(ValueError, match="MultiOptimizer.*accumulates"):
+        fit(model, make_tasks(1)[0], SICallback())

@@ -1,0 +1,248 @@
+"""Options, presets and errors: all settled before anything heavy starts."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from keras_si_cli import config, main, output, presets, startup
+from keras_si_cli.errors import OptionError
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path):
+    """Calls the command line in an empty folder; TensorFlow may not start."""
+    monkeypatch.chdir(tmp_path)
+
+    def too_early():
+        raise SystemError("TensorFlow was started")
+
+    monkeypatch.setattr(startup, "import_quietly", too_early)
+    return lambda *args: CliRunner().invoke(main.main, args)
+
+
+@pytest.mark.parametrize(
+    "args, expected",
+    [
+        ("--tasks 0", "--tasks: received 0, expected a whole number of 1"),
+        ("--epochs -3", "--epochs: received -3"),
+        ("--batch-size 0", "--batch-size: received 0"),
+        ("--seeds 0", "--seeds: received 0"),
+        ("--tasks many", "'many' is not a valid integer"),
+        ("--hidden 0", "--hidden: received 0"),
+        ("--hidden 10,-1", "--hidden: received -1"),
+        ("--hidden 10;10", "--hidden: received '10;10', expected the units"),
+        ("--hidden ,", "--hidden: received ','"),
+        ("--learning-rate 0", "--learning-rate: received 0.0"),
+        ("--learning-rate nan", "--learning-rate: received nan"),
+        ("--learning-rate inf", "--learning-rate: received inf"),
+        ("--strength -1", "--strength: received -1.0, expected a finite"),
+        ("--strength nan", "--strength: received nan"),
+        ("--strength inf", "--strength: received inf"),
+        ("--damping 0", "--damping: received 0.0, expected a finite number ab"),
+        ("--damping -0.1", "--damping: received -0.1"),
+        ("--damping nan", "--damping: received nan"),
+        ("--seed -1", "--seed: received -1"),
+        ("--seed 4294967295 --seeds 2", "--seed: received 4294967295"),
+        ("--method ewc", "'--method': 'ewc' is not one of 'si', 'naive'"),
+        ("--method si --method si", "--method: received si, si"),
+        ("--preset slow", "'--preset': 'slow' is not one of 'quick', 'paper'"),
+        ("--precision half", "'--precision': 'half' is not one of 'float32'"),
+        ("--data-dir nowhere", "--data-dir: received nowhere"),
+        ("--taks 3", "No such option '--taks'"),
+    ],
+)
+def test_a_wrong_option_is_named_in_one_line(cli, args, expected):
+    result = cli("run", "pmnist", *args.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("keras-si: error: ")
+    assert result.stderr.count("\n") == 1
+    assert expected in result.stderr
+    assert os.listdir() == []
+
+
+def test_an_empty_dataset_name_is_refused(cli):
+    result = cli("run", "pmnist", "--dataset", " ")
+    assert result.exit_code == 2
+    assert "--dataset: received an empty name" in result.stderr
+
+
+def test_an_unknown_benchmark_is_refused(cli):
+    result = cli("run", "imagenet")
+    assert result.exit_code == 2
+    assert "No such command 'imagenet'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_folder_that_is_not_empty_is_refused(cli):
+    os.mkdir("full")
+    pathlib.Path("full/notes.txt").write_text("mine")
+    result = cli("run", "pmnist", "--output", "full")
+    assert result.exit_code == 2
+    assert "--output: full is not empty" in result.stderr
+    assert "--overwrite" in result.stderr
+    assert os.listdir("full") == ["notes.txt"]
+
+
+def test_a_file_cannot_be_the_output_folder(cli):
+    pathlib.Path("taken").write_text("mine")
+    result = cli("run", "pmnist", "--output", "taken", "--overwrite")
+    assert result.exit_code == 2
+    assert "--output: taken is a file" in result.stderr
+    assert pathlib.Path("taken").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(cli):
+    pathlib.Path("taken").write_text("mine")
+    result = cli("run", "pmnist", "--output", "taken/runs")
+    assert result.exit_code == 2
+    assert "--output: taken/runs cannot be written" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_refused(cli, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "touch", refuse)
+    result = cli("run", "pmnist", "--output", "new")
+    assert result.exit_code == 2
+    assert "--output: new cannot be written (Permission" in result.stderr
+
+
+def test_a_failure_leaves_no_empty_folder_and_shows_no_traceback(cli):
+    result = cli("run", "pmnist", "--output", "new")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "keras-si: error: SystemError: TensorFlow was started "
+        "(--debug shows more)\n"
+    )
+    assert os.listdir() == []
+
+
+def test_debug_shows_the_traceback(cli):
+    result = cli("run", "pmnist", "--output", "new", "--debug")
+    assert result.exit_code == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.endswith("(--debug shows more)\n")
+
+
+def test_a_preset_sets_defaults_and_an_option_wins():
+    given = {
+        "methods": ("si",),
+        "seed": 0,
+        "seeds": 1,
+        "precision": "float32",
+        "jit": "auto",
+        "output": "out",
+    }
+    paper = config.resolve("pmnist", "paper", {**given, "epochs": None})
+    assert (paper.epochs, paper.strength, paper.hidden) == (
+        20,
+        0.1,
+        (2000, 2000),
+    )
+    assert (paper.tasks, paper.batch_size, paper.learning_rate) == (
+        10,
+        256,
+        1e-3,
+    )
+    assert paper.damping == 0.1
+    assert paper.dataset == "mnist"
+    mine = config.resolve("pmnist", "paper", {**given, "epochs": 3})
+    assert (mine.epochs, mine.strength) == (3, 0.1)
+    assert mine.to_dict()["methods"] == ("si",)
+
+
+def test_every_preset_is_a_valid_configuration():
+    for name, benchmark in presets.BENCHMARKS.items():
+        for preset in benchmark.presets:
+            config.resolve(
+                name,
+                preset,
+                {
+                    "methods": ("si", "naive"),
+                    "seed": 0,
+                    "seeds": 1,
+                    "precision": "float32",
+                    "jit": "auto",
+                    "output": "out",
+                },
+            )
+
+
+def test_the_default_folder_names_the_benchmark():
+    assert output.default_folder("pmnist").startswith(
+        os.path.join("runs", "pmnist-")
+    )
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("figure.pdf", "expected a name in .png or .svg"),
+        ("nowhere/figure.png", "there is no folder nowhere"),
+        ("taken.png", "taken.png exists; replace it with --overwrite"),
+    ],
+)
+def test_a_figure_that_cannot_be_written_is_refused(cli, name, expected):
+    pathlib.Path("taken.png").write_text("mine")
+    result = cli("report", "run", "--output", name)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+    assert pathlib.Path("taken.png").read_text() == "mine"
+    with pytest.raises(OptionError, match="--output"):
+        output.check_figure(name, overwrite=False)
+
+
+def test_an_existing_figure_may_be_replaced_when_asked(tmp_path):
+    (tmp_path / "taken.png").write_text("mine")
+    output.check_figure(tmp_path / "taken.png", overwrite=True)
+
+
+def test_list_names_everything_with_its_source(cli):
+    result = cli("list")
+    assert result.exit_code == 0
+    for name in ("pmnist", "quick", "paper", "si", "naive"):
+        assert f"{name}" in result.stdout
+    assert result.stdout.count("source:") == 5
+    assert "Zenke, Poole & Ganguli 2017" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["run", "pmnist", "--help"], ["list"]]
+)
+def test_light_commands_import_nothing_heavy(args):
+    script = (
+        "import sys\n"
+        "from keras_si_cli.main import main\n"
+        f"sys.argv = ['keras-si', *{args}]\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as error:\n"
+        "    assert error.code == 0, error.code\n"
+        "heavy = {'keras', 'tensorflow', 'tensorflow_datasets', 'numpy',\n"
+        "         'matplotlib', 'keras_si'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_the_module_can_be_run():
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_si_cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "keras-si" in done.stdout
+    assert done.stderr == ""

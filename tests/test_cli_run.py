@@ -1,0 +1,293 @@
+"""A whole run, on a few hundred images, and the loop behind it."""
+
+import json
+import os
+import pathlib
+import types
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from keras_si_cli import benchmarks, config, data, main, methods, runner
+from keras_si_cli.observer import Observer
+
+
+def few_images():
+    """Two classes that any net tells apart: dark above, or dark below."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(300, dtype="int32") % 2
+    images = rng.integers(0, 80, (300, 6, 6, 1), "uint8")
+    images[labels == 0, :3] += 120
+    images[labels == 1, 3:] += 120
+    split = data.Split(images, labels)
+    test = data.Split(images[:100], labels[:100])
+    return data.Data("few", 2, split, test)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
+
+
+def make_config(**given):
+    defaults = {
+        "methods": ("naive",),
+        "seed": 0,
+        "seeds": 1,
+        "precision": "float32",
+        "jit": False,
+        "output": os.fspath(pathlib.Path.cwd()),
+        "tasks": 2,
+        "epochs": 1,
+        "hidden": (16,),
+        "batch_size": 32,
+    }
+    return config.resolve("pmnist", "quick", {**defaults, **given})
+
+
+def invoke(*args):
+    return CliRunner().invoke(
+        main.main,
+        [
+            *("run", "pmnist", "--hidden", "16", "--tasks", "2"),
+            *("--batch-size", "32", "--no-jit", *args),
+        ],
+    )
+
+
+def test_a_run_from_the_command_line(monkeypatch):
+    result = invoke("--output", "out", "--seed", "3")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    assert sorted(os.listdir("out")) == [
+        "average_accuracy.png",
+        "average_accuracy.svg",
+        "config.json",
+        "results.json",
+    ]
+    written = json.loads(pathlib.Path("out/results.json").read_text())
+    assert [run["method"] for run in written["runs"]] == ["si", "naive"]
+    assert [run["seed"] for run in written["runs"]] == [3, 3]
+    assert list(written["summary"]) == ["si", "naive"]
+    assert list(written) == [
+        *("schema", "benchmark", "versions", "device", "config"),
+        *("runs", "summary"),
+    ]
+    assert sorted(written["versions"]) == [
+        *("backend", "keras", "keras_si", "python", "tensorflow"),
+    ]
+    options = json.loads(pathlib.Path("out/config.json").read_text())
+    assert options == written["config"]
+    assert options["hidden"] == [16]
+    assert (options["jit"], options["strength"]) == (False, 10.0)
+    for run in written["runs"]:
+        (first, unseen), (after, second) = run["accuracy"]
+        assert unseen is None
+        # Accuracies are counts of the 100 test images.
+        for value in (first, after, second):
+            assert value * 100 == pytest.approx(round(value * 100))
+        assert run["average_accuracy"] == pytest.approx(
+            [first, (after + second) / 2]
+        )
+    # One line for each task, then the table, then where the files are.
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["si"] * 2 + ["naive"] * 2
+    assert lines[-1] == "results and figure: out"
+    assert max(map(len, lines)) <= 80
+
+
+def test_one_fit_is_one_task_to_si_and_it_takes_effect():
+    """From equal weights: the first task is the same, the second is not."""
+    results = runner.run(
+        make_config(methods=("si", "naive"), strength=100.0, epochs=3)
+    )
+    si, naive = (run.accuracy for run in results.runs)
+    # Apart from rounding: SI takes its steps in another compiled function.
+    assert si[0, 0] == pytest.approx(naive[0, 0], abs=0.03)
+    assert not np.array_equal(si[1], naive[1])
+
+
+def test_the_weights_at_the_start_are_the_same_for_every_method(monkeypatch):
+    starts = []
+
+    class Peek(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            starts.append([w.copy() for w in self.model.get_weights()])
+
+    class Peeking(methods.Naive):
+        def callbacks(self):
+            return [Peek()]
+
+    monkeypatch.setitem(methods.METHODS, "one", Peeking)
+    monkeypatch.setitem(methods.METHODS, "two", Peeking)
+    runner.run(make_config(methods=("one", "two"), tasks=1))
+    one, two = starts
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_method_is_made_once_for_a_run_and_serves_every_fit(monkeypatch):
+    made, asked = [], []
+
+    class Counting(methods.Naive):
+        def __init__(self, config):
+            made.append(config.strength)
+
+        def callbacks(self):
+            asked.append(len(made))
+            return []
+
+    monkeypatch.setitem(methods.METHODS, "counting", Counting)
+    runner.run(make_config(methods=("counting",), tasks=3, seeds=2))
+    assert made == [10.0, 10.0]
+    assert asked == [1, 1, 1, 2, 2, 2]
+
+
+def test_a_run_can_be_repeated():
+    one = runner.run(make_config(tasks=2))
+    two = runner.run(make_config(tasks=2))
+    other = runner.run(make_config(tasks=2, seed=1))
+    np.testing.assert_array_equal(one.runs[0].accuracy, two.runs[0].accuracy)
+    assert not np.array_equal(one.runs[0].accuracy, other.runs[0].accuracy)
+
+
+def test_a_net_learns_and_plain_training_forgets_nothing_it_just_learned():
+    results = runner.run(make_config(tasks=2, epochs=10))
+    assert results.runs[0].accuracy[0, 0] > 0.95
+    assert results.runs[0].accuracy[1, 1] > 0.95
+    assert np.isnan(results.runs[0].accuracy[0, 1])
+
+
+def test_the_observer_hears_everything_in_order():
+    heard = []
+
+    class Listening(Observer):
+        def loading(self, dataset):
+            heard.append(f"loading {dataset}")
+
+        def started(self, config, steps_per_epoch):
+            heard.append(f"started {steps_per_epoch}")
+
+        def task_started(self, method, seed, task):
+            heard.append(f"task {method} {seed} {task}")
+
+        def batch_ended(self, epoch, logs):
+            heard.append(f"batch of epoch {epoch}")
+            assert {"loss", "accuracy"} <= logs.keys()
+
+        def task_trained(self):
+            heard.append("trained")
+
+        def task_ended(self, run, task, seconds):
+            on_disk = json.loads(pathlib.Path("results.json").read_text())
+            done = [
+                row[0] is not None for row in on_disk["runs"][0]["accuracy"]
+            ]
+            heard.append(f"ended {task}, on disk {sum(done)}")
+
+        def finished(self, results):
+            heard.append("finished")
+
+    runner.run(make_config(epochs=2, batch_size=200), Listening())
+    batches = ["batch of epoch 0"] * 2 + ["batch of epoch 1"] * 2
+    assert heard == [
+        "loading mnist",
+        "started 2",
+        *("task naive 0 0", *batches, "trained", "ended 0, on disk 1"),
+        *("task naive 0 1", *batches, "trained", "ended 1, on disk 2"),
+        "finished",
+    ]
+
+
+def test_precision_is_set_for_the_run_and_put_back():
+    seen = []
+
+    class Listening(Observer):
+        def task_started(self, method, seed, task):
+            seen.append(keras.config.dtype_policy().name)
+
+    before = keras.config.dtype_policy().name
+    runner.run(make_config(precision="mixed_bfloat16", tasks=1), Listening())
+    assert seen == ["mixed_bfloat16"]
+    assert keras.config.dtype_policy().name == before
+
+
+def test_evaluating_does_not_trace_anew_for_every_task():
+    tasks = benchmarks.tasks(few_images(), make_config(tasks=3), 0)
+    specs = {str(task.test().element_spec) for task in tasks}
+    assert len(specs) == 1
+
+
+def test_overwrite_replaces_our_files_and_leaves_others():
+    os.mkdir("out")
+    for name in ("results.json", "average_accuracy.svg", "notes.txt"):
+        pathlib.Path("out", name).write_text("old")
+    result = invoke("--output", "out", "--overwrite", "--method", "naive")
+    assert result.exit_code == 0, result.stderr
+    assert pathlib.Path("out/notes.txt").read_text() == "old"
+    written = json.loads(pathlib.Path("out/results.json").read_text())
+    assert [run["method"] for run in written["runs"]] == ["naive"]
+    assert "old" not in pathlib.Path("out/average_accuracy.svg").read_text()
+
+
+def test_report_compares_the_runs(monkeypatch):
+    for seed in ("0", "1"):
+        done = invoke("--output", seed, "--seed", seed, "--method", "naive")
+        assert done.exit_code == 0, done.stderr
+    result = CliRunner().invoke(
+        main.main, ["report", "0", "1", "--output", "both.svg"]
+    )
+    assert result.exit_code == 0, result.stderr
+    rows = [line for line in result.stdout.splitlines() if "naive" in line]
+    for seed, row in zip("01", rows, strict=True):
+        results = json.loads(pathlib.Path(seed, "results.json").read_text())
+        final = results["runs"][0]["final_average_accuracy"]
+        assert row.split()[:4] == [seed, "naive", f"{100 * final:.2f}", "%"]
+    assert "0: plain training" in pathlib.Path("both.svg").read_text()
+
+
+def test_an_interrupted_run_says_where_its_results_are(monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_accuracy", interrupt)
+    result = invoke("--output", "out", "--method", "naive")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "keras-si: error: interrupted; tasks that were finished are in out\n"
+    )
+    assert "results.json" in os.listdir("out")
+
+
+def test_interrupted_before_there_are_results_leaves_nothing(monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", interrupt)
+    result = invoke("--output", "out")
+    assert result.exit_code == 1
+    assert result.stderr == "keras-si: error: interrupted\n"
+    assert os.listdir() == []
+
+
+def test_an_error_in_a_run_is_one_line(monkeypatch):
+    def fail(*args):
+        raise ValueError("first line\nsecond line")
+
+    monkeypatch.setattr(runner, "_accuracy", fail)
+    result = invoke("--output", "out", "--method", "naive")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "keras-si: error: ValueError: first line (--debug shows more)\n"
+    )
+
+
+def test_accuracy_is_the_exact_fraction():
+    model = types.SimpleNamespace(
+        # What a float32 mean of 9764 in 10000 looks like.
+        evaluate=lambda *args, **kwargs: {"accuracy": 0.9764000177383423}
+    )
+    task = types.SimpleNamespace(test=lambda: None, test_examples=range(10000))
+    assert runner._accuracy(model, task) == 0.9764

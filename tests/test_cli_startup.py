@@ -1,0 +1,39 @@
+"""TensorFlow starts in silence, unless it cannot start."""
+
+import subprocess
+import sys
+
+
+def run(script):
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+
+
+def test_nothing_is_shown_and_the_error_output_works_again():
+    done = run(
+        "import os, sys\n"
+        "from keras_si_cli import startup\n"
+        "startup.import_quietly()\n"
+        "import tensorflow as tf\n"
+        "tf.function(lambda x: x + 1, jit_compile=True)(tf.ones(2))\n"
+        "print('python', file=sys.stderr, flush=True)\n"
+        "os.write(2, b'native')\n"
+    )
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert done.stderr == "python\nnative"
+
+
+def test_what_was_held_back_is_shown_if_the_import_fails():
+    done = run(
+        "import os\n"
+        "from keras_si_cli import startup\n"
+        "try:\n"
+        "    with startup._native_stderr_held_back():\n"
+        "        os.write(2, b'the reason')\n"
+        "        raise ImportError\n"
+        "except ImportError:\n"
+        "    os.write(2, b', then the error')\n"
+    )
+    assert done.stderr == "the reason, then the error"
