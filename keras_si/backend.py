@@ -38,7 +38,7 @@ def compile_update(function, cache, key):
     return cache[key]
 
 
-def wrap_train_step(model, scope, log_variables):
+def wrap_train_step(model, scope, state):
     """Runs every training step of `model` inside `scope(penalties)`.
 
     Args:
@@ -46,39 +46,38 @@ def wrap_train_step(model, scope, log_variables):
             instance; `unwrap_train_step` undoes it.
         scope: Callable that takes the tensor of known penalties and returns
             a context manager.
-        log_variables: The SI optimizer's variables `penalties`,
-            `penalty_sum` and `sample_count`. The two sums are updated so
-            that their quotient is the mean of the penalty over the samples,
-            weighted as Keras weights the logged `loss`.
+        state: The `SIState`. Its `penalty_sum` and `sample_count` are updated
+            as Keras updates the logged `loss`: weighted by batch size.
     """
     unwrap_train_step(model)
     original = model.train_step
-    penalties, penalty_sum, sample_count = log_variables
 
     @functools.wraps(original)
     def stateful(data):
-        size = keras.ops.cast(_batch_size(data), penalty_sum.dtype)
-        known = keras.ops.copy(penalties)
-        penalty_sum.assign_add(size * keras.ops.sum(known))
-        sample_count.assign_add(size)
-        with scope(known):
+        size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
+        penalties = keras.ops.copy(state.penalties)
+        state.penalty_sum.assign_add(size * keras.ops.sum(penalties))
+        state.sample_count.assign_add(size)
+        with scope(penalties):
             return original(data)
 
     @functools.wraps(original)
-    def stateless(state, data):
+    def stateless(model_state, data):
         # JAX: the optimizer's variables travel in the traced state.
         position = {
             id(variable): index
             for index, variable in enumerate(model.optimizer.variables)
         }
-        size = keras.ops.cast(_batch_size(data), penalty_sum.dtype)
-        known = state[2][position[id(penalties)]]
-        with scope(known):
-            logs, state = original(state, data)
-        optimizer_state = list(state[2])
-        optimizer_state[position[id(penalty_sum)]] += size * known.sum()
-        optimizer_state[position[id(sample_count)]] += size
-        return logs, (*state[:2], optimizer_state, *state[3:])
+        size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
+        penalties = model_state[2][position[id(state.penalties)]]
+        with scope(penalties):
+            logs, model_state = original(model_state, data)
+        optimizer_state = list(model_state[2])
+        optimizer_state[position[id(state.penalty_sum)]] += (
+            size * penalties.sum()
+        )
+        optimizer_state[position[id(state.sample_count)]] += size
+        return logs, (*model_state[:2], optimizer_state, *model_state[3:])
 
     wrapper = stateless if keras.backend.backend() == "jax" else stateful
     wrapper.keras_si_original = original

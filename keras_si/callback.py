@@ -1,13 +1,17 @@
 """Attaches Synaptic Intelligence to a model, and knows where tasks end."""
 
-import math
-import re
 import warnings
 
 import keras
 from keras import ops
 
 from keras_si import backend
+from keras_si.arguments import (
+    as_predicate,
+    check_consolidate,
+    check_damping,
+    check_strength,
+)
 from keras_si.optimizer import SIOptimizer
 
 
@@ -67,11 +71,11 @@ class SICallback(keras.callbacks.Callback):
         exclude=None,
     ):
         super().__init__()
-        self._strength = _check_strength(strength)
-        self._damping = _check_damping(damping)
-        self._consolidate = _check_consolidate(consolidate)
-        self._include = _as_predicate("include", include)
-        self._exclude = _as_predicate("exclude", exclude)
+        self._strength = check_strength(strength)
+        self._damping = check_damping(damping)
+        self._consolidate = check_consolidate(consolidate)
+        self._include = as_predicate("include", include)
+        self._exclude = as_predicate("exclude", exclude)
         self._optimizer = None
 
     # Public.
@@ -83,9 +87,9 @@ class SICallback(keras.callbacks.Callback):
 
     @strength.setter
     def strength(self, strength):
-        self._strength = _check_strength(strength)
+        self._strength = check_strength(strength)
         if self._optimizer is not None:
-            self._optimizer.strength.assign(self._strength)
+            self._optimizer.state.strength.assign(self._strength)
 
     @property
     def damping(self):
@@ -112,7 +116,7 @@ class SICallback(keras.callbacks.Callback):
         """
         self._attached()
         self._report_nonfinite()
-        self._optimizer.consolidate()
+        self._optimizer.state.consolidate(self._damping)
 
     def detach(self):
         """Gives the model its own optimizer and regularizers back.
@@ -151,21 +155,21 @@ class SICallback(keras.callbacks.Callback):
         # weights there.
         if self._optimizer is not None:
             self._settle()
-            self._optimizer.refresh_penalties()
-            self._optimizer.reset_mean_penalty()
+            self._optimizer.state.refresh_penalties()
+            self._optimizer.state.reset_mean_penalty()
 
     def on_epoch_end(self, epoch, logs=None):
         if self._attached() and logs is not None:
-            logs["si_penalty"] = self._optimizer.mean_penalty()
+            logs["si_penalty"] = self._optimizer.state.mean_penalty()
         self._report_nonfinite()
         if self._consolidate == "epoch_end":
-            self._optimizer.consolidate()
+            self._optimizer.state.consolidate(self._damping)
 
     def on_train_end(self, logs=None):
         if self._consolidate == "train_end" and self._attached():
             # Carried out when next needed: callbacks listed after this one
             # may still restore weights.
-            self._optimizer.due.assign(1)
+            self._optimizer.state.due.assign(1)
 
     # Attaching.
 
@@ -181,7 +185,7 @@ class SICallback(keras.callbacks.Callback):
         scaled = isinstance(outer, keras.optimizers.LossScaleOptimizer)
         current = outer.inner_optimizer if scaled else outer
         si_optimizer = self._si_optimizer_for(model, current)
-        si_optimizer.strength.assign(self._strength)
+        si_optimizer.state.strength.assign(self._strength)
         every = self._consolidate if type(self._consolidate) is int else None
         if si_optimizer.configure_consolidation(self._damping, every):
             backend.retrace(model)
@@ -198,13 +202,7 @@ class SICallback(keras.callbacks.Callback):
         if isinstance(current, SIOptimizer) and current is not si_optimizer:
             current.detach_regularizers()  # of what is no longer tracked
         backend.wrap_train_step(
-            model,
-            si_optimizer.known_penalties,
-            (
-                si_optimizer.penalties,
-                si_optimizer.penalty_sum,
-                si_optimizer.sample_count,
-            ),
+            model, si_optimizer.known_penalties, si_optimizer.state
         )
 
     def _si_optimizer_for(self, model, current):
@@ -251,7 +249,7 @@ class SICallback(keras.callbacks.Callback):
 
     def _settle(self):
         """Carries out a consolidation that is due."""
-        if int(ops.convert_to_numpy(self._optimizer.due)):
+        if int(ops.convert_to_numpy(self._optimizer.state.due)):
             self.consolidate()
 
     def _read(self, name):
@@ -261,15 +259,15 @@ class SICallback(keras.callbacks.Callback):
         return {
             variable.path: ops.convert_to_numpy(state)
             for variable, state in zip(
-                self._optimizer.tracked_variables,
-                getattr(self._optimizer, name),
+                self._optimizer.state.variables,
+                getattr(self._optimizer.state, name),
                 strict=True,
             )
         }
 
     def _report_nonfinite(self):
         """Keeps what is not finite out of SI's state, and says so."""
-        dropped = self._optimizer.drop_nonfinite()
+        dropped = self._optimizer.state.drop_nonfinite()
         if dropped:
             where = ", ".join(f"{n} in '{p}'" for p, n in dropped.items())
             warnings.warn(
@@ -278,7 +276,7 @@ class SICallback(keras.callbacks.Callback):
                 "Lower the learning rate or clip the gradients.",
                 stacklevel=3,
             )
-        broken = self._optimizer.nonfinite_weights()
+        broken = self._optimizer.state.nonfinite_weights()
         if broken:
             warnings.warn(
                 "SICallback: there are NaN or infinite values in the weights "
@@ -300,57 +298,3 @@ def _check_supported(optimizer):
                 f"{inner.gradient_accumulation_steps}. Use larger batches, or "
                 "one optimizer that accumulates."
             )
-
-
-def _check_strength(strength):
-    if not _is_number(strength) or strength < 0:
-        raise ValueError(
-            "`strength` (c) must be a finite number, at least 0. Received: "
-            f"strength={strength!r}. The paper uses 0.1 for permuted MNIST."
-        )
-    return float(strength)
-
-
-def _check_damping(damping):
-    if not _is_number(damping) or damping <= 0:
-        raise ValueError(
-            "`damping` (xi) must be a finite number above 0. Received: "
-            f"damping={damping!r}. The paper uses 0.1 for permuted MNIST."
-        )
-    return float(damping)
-
-
-def _is_number(value):
-    try:
-        return not isinstance(value, bool) and math.isfinite(value)
-    except TypeError:
-        return False
-
-
-def _check_consolidate(consolidate):
-    is_count = (
-        isinstance(consolidate, int)
-        and not isinstance(consolidate, bool)
-        and consolidate >= 1
-    )
-    if consolidate in ("train_end", "epoch_end", None) or is_count:
-        return consolidate
-    raise ValueError(
-        '`consolidate` must be "train_end", "epoch_end", a positive int (every '
-        f"so many optimizer steps) or None. Received: {consolidate!r}."
-    )
-
-
-def _as_predicate(name, patterns):
-    if patterns is None or callable(patterns):
-        return patterns
-    if isinstance(patterns, str):
-        patterns = [patterns]
-    try:
-        compiled = [re.compile(pattern) for pattern in patterns]
-    except (TypeError, re.error) as error:
-        raise ValueError(
-            f"`{name}` must be a regular expression, a list of them, or a "
-            f"callable `variable -> bool`. Received: {patterns!r} ({error})."
-        ) from error
-    return lambda variable: any(p.search(variable.path) for p in compiled)

@@ -1,13 +1,13 @@
-"""The optimizer that hears gradients and steps, and owns SI's state."""
+"""The optimizer that hears every gradient and every step."""
 
 import contextlib
 
 import keras
 from keras import ops
 
-from keras_si import importance as si
 from keras_si.backend import compile_update
 from keras_si.regularizer import SIRegularizer
+from keras_si.state import SIState
 
 
 @keras.saving.register_keras_serializable(package="keras_si")
@@ -24,13 +24,18 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
     Args:
         inner_optimizer: The user's `keras.optimizers.Optimizer`.
-        strength: c, a float, at least 0.
-        damping: xi, a float, above 0.
+        strength: c, a float, at least 0. Defaults to 0.1.
+        damping: xi, a float, above 0. Defaults to 0.1.
         consolidate_every: Consolidate after this many optimizer steps, or
-            `None` (the default): only when `consolidate` is called.
+            `None` (the default): only when told to.
         tracked: For each trainable variable whether SI tracks it, a list of
             bools, or `None` (the default): all.
-        name: Name of the optimizer.
+        name: Name of the optimizer. Defaults to `"si_optimizer"`.
+
+    Attributes:
+        state: The `SIState`, once built.
+        regularizers: The `SIRegularizer` of each tracked variable, once
+            attached.
     """
 
     def __init__(
@@ -47,24 +52,14 @@ class SIOptimizer(keras.optimizers.Optimizer):
         self.damping = damping
         self.consolidate_every = consolidate_every
         self.tracked = None if tracked is None else list(tracked)
-        self.strength = self._add_scalar("strength", strength)
-        # 1 when a task has ended and its consolidation is still to be done.
-        self.due = self._add_scalar("consolidation_due", 0, "int32")
-        self.steps = self._add_scalar("steps_since_consolidation", 0, "int32")
-        self.penalty_sum = self._add_scalar("penalty_sum", 0.0)
-        self.sample_count = self._add_scalar("sample_count", 0.0)
-
-    def _add_scalar(self, name, value, dtype="float32"):
-        return self.add_variable(
-            shape=(),
-            initializer=keras.initializers.Constant(value),
-            dtype=dtype,
-            aggregation="only_first_replica",
-            name=name,
-        )
+        self.regularizers = []
+        self._initial_strength = strength
+        # One compiled update serves every trace of the training function.
+        # Not by plain assignment: Keras would track the dict.
+        self.__dict__["_compiled_updates"] = {}
 
     def build(self, variables):
-        """Creates the state: three arrays for each tracked variable."""
+        """Builds the inner optimizer, and SI's state on the weights of now."""
         if self.built:
             return
         variables = list(variables)
@@ -80,64 +75,21 @@ class SIOptimizer(keras.optimizers.Optimizer):
                 "model that the state was saved with, with the same layers "
                 "frozen."
             )
-        self.tracked_variables = [
-            v for v, track in zip(variables, self.tracked, strict=True) if track
-        ]
-        self.path_integrals = self._add_state("path_integral")
-        self.importances = self._add_state("importance")
-        self.references = self._add_state("reference", self._copies())
-        self.gradient_sums = (
-            self._add_state("task_gradient_sum")
-            if self.inner_optimizer.gradient_accumulation_steps
-            else []
+        self.state = SIState(
+            self,
+            [
+                v
+                for v, track in zip(variables, self.tracked, strict=True)
+                if track
+            ],
+            self._initial_strength,
+            self.inner_optimizer.gradient_accumulation_steps,
         )
-        # What each regularizer adds to the loss at the weights of now. The
-        # update computes it while the weights are at hand, so that the next
-        # step need not read all of the state again.
-        self.penalties = self.add_variable(
-            shape=(len(self.tracked_variables),),
-            dtype=self._log_dtype(),
-            aggregation="only_first_replica",
-            name="penalties",
-        )
-        self.regularizers = []
-        # One compiled update serves every trace of the training function.
-        # Not by plain assignment: Keras would track the dict.
-        self.__dict__["_compiled_updates"] = {}
+        self._slots = {
+            self._var_key(variable): slot
+            for slot, variable in enumerate(self.state.variables)
+        }
         super().build(variables)
-
-    def _add_state(self, name, values=None):
-        state = []
-        for index, variable in enumerate(self.tracked_variables):
-            initializer = (
-                "zeros"
-                if values is None
-                else lambda shape, dtype, i=index: ops.cast(values[i], dtype)
-            )
-            if variable.dtype in ("float32", "float64"):
-                state.append(
-                    self.add_variable_from_reference(
-                        variable, name=name, initializer=initializer
-                    )
-                )
-            else:  # a sum of small steps needs more digits than bfloat16 has
-                state.append(
-                    self.add_variable(
-                        shape=variable.shape,
-                        initializer=initializer,
-                        dtype="float32",
-                        name=f"{variable.path.replace('/', '_')}_{name}",
-                    )
-                )
-        return state
-
-    def _log_dtype(self):
-        dtypes = {state.dtype for state in self.references}
-        return "float64" if "float64" in dtypes else "float32"
-
-    def _copies(self):
-        # Adding zero makes a new buffer: a plain read shares the variable's.
-        return [v + ops.zeros((), v.dtype) for v in self.tracked_variables]
 
     @property
     def variables(self):
@@ -162,86 +114,42 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
         def update(gradients):
             # A variable without a gradient is left alone, as Keras does.
-            total = [None] * len(variables)
+            full = [None] * len(variables)
             for i, gradient in zip(present, gradients, strict=True):
-                total[i] = gradient
-            self._update(total, variables)
+                full[i] = gradient
+            self._update(full, variables)
 
         key = (present, tuple(self._var_key(v) for v in variables))
         gradients = [grads[i] for i in present]
         compile_update(update, self._compiled_updates, key)(gradients)
 
     def _update(self, grads, variables):
-        slot_of = {self._var_key(v): i for i, v in self._slots()}
+        state = self.state
         scale = self.inner_optimizer.loss_scale_factor or 1.0
         task_gradients, before = {}, {}
         for i, (gradient, variable) in enumerate(
             zip(grads, variables, strict=True)
         ):
-            slot = slot_of.get(self._var_key(variable))
+            slot = self._slots.get(self._var_key(variable))
             if slot is None or gradient is None:
                 continue
-            weights = ops.copy(variable)
-            before[slot] = ops.cast(weights, self.references[slot].dtype)
             gradient = ops.convert_to_tensor(gradient)
-            task_gradients[slot] = (
-                ops.cast(gradient, before[slot].dtype) / scale
-            )
-            grads[i] = gradient + ops.cast(
-                scale
-                * si.penalty_gradient(
-                    before[slot],
-                    self.importances[slot],
-                    self.references[slot],
-                    self._cast_strength(slot),
-                ),
-                gradient.dtype,
-            )
-        steps_before = ops.copy(self.inner_optimizer.iterations)
+            dtype = state.references[slot].dtype
+            before[slot] = ops.cast(ops.copy(variable), dtype)
+            task_gradients[slot] = ops.cast(gradient, dtype) / scale
+            pull = scale * state.penalty_gradient(slot, before[slot])
+            grads[i] = gradient + ops.cast(pull, gradient.dtype)
+        iterations = ops.copy(self.inner_optimizer.iterations)
         self.inner_optimizer.apply(grads, variables)
-        stepped = ops.not_equal(self.inner_optimizer.iterations, steps_before)
+        stepped = ops.not_equal(self.inner_optimizer.iterations, iterations)
         for slot, gradient in task_gradients.items():
-            if self.gradient_sums:
-                gradient = self._mean_gradient(slot, gradient, stepped)
-            self.path_integrals[slot].assign(
-                si.accumulate(
-                    self.path_integrals[slot],
-                    gradient,
-                    before[slot],
-                    self._weights(slot),
-                )
-            )
-        self.steps.assign_add(ops.cast(stepped, "int32"))
+            state.accumulate(slot, gradient, before[slot], stepped)
+        state.steps.assign_add(ops.cast(stepped, "int32"))
         if self.consolidate_every is not None:
-            self._consolidate_if(self.steps >= self.consolidate_every)
-        self.refresh_penalties()
-
-    def _slots(self):
-        return enumerate(self.tracked_variables)
-
-    def _weights(self, slot):
-        variable = self.tracked_variables[slot]
-        return ops.cast(
-            ops.convert_to_tensor(variable), self.references[slot].dtype
-        )
-
-    def _cast_strength(self, slot):
-        return ops.cast(self.strength, self.references[slot].dtype)
-
-    def _mean_gradient(self, slot, gradient, stepped):
-        """Accumulates over micro-batches as the inner optimizer does.
-
-        Between its steps the weights stand still, so that what is returned
-        then meets a step of zero.
-        """
-        count = self.inner_optimizer.gradient_accumulation_steps
-        total = self.gradient_sums[slot] + gradient
-        self.gradient_sums[slot].assign(
-            ops.where(stepped, ops.zeros_like(total), total)
-        )
-        return total / count
-
-    # Consolidation.
+            state.consolidate_if(
+                state.steps >= self.consolidate_every, self.damping
+            )
+        state.refresh_penalties()
 
     def configure_consolidation(self, damping, every):
         """Sets xi, and after how many steps to consolidate within a step.
@@ -255,125 +163,14 @@ class SIOptimizer(keras.optimizers.Optimizer):
             self._compiled_updates.clear()
         return changed
 
-    def consolidate(self):
-        """Ends a task: updates importance and reference, zeroes omega.
-
-        Raises:
-            ValueError: If a weight is NaN or infinite. Nothing is changed.
-        """
-        broken = self.nonfinite_weights()
-        if broken:
-            raise ValueError(
-                "Cannot consolidate: there are NaN or infinite values in the "
-                f"weights of {broken}. Importance and reference are kept as "
-                "they were. Restore finite weights (for instance with "
-                "`model.load_weights`), then go on."
-            )
-        for slot, _ in self._slots():
-            self._assign_consolidated(slot, self._consolidated(slot))
-        self.due.assign(0)
-        self.steps.assign(0)
-        self.refresh_penalties()
-
-    def _consolidated(self, slot):
-        weights = self._weights(slot)
-        return [
-            ops.zeros_like(weights),
-            si.consolidate(
-                self.importances[slot],
-                self.path_integrals[slot],
-                weights,
-                self.references[slot],
-                self.damping,
-            ),
-            weights + ops.zeros((), weights.dtype),
-        ]
-
-    def _assign_consolidated(self, slot, values):
-        self.path_integrals[slot].assign(values[0])
-        self.importances[slot].assign(values[1])
-        self.references[slot].assign(values[2])
-
-    def _consolidate_if(self, condition):
-        """Consolidates within a training step, where `condition` holds."""
-        for slot, _ in self._slots():
-            now = [
-                ops.convert_to_tensor(state[slot])
-                for state in (
-                    self.path_integrals,
-                    self.importances,
-                    self.references,
-                )
-            ]
-            new = self._consolidated(slot)
-            self._assign_consolidated(
-                slot,
-                [
-                    ops.where(condition, n, o)
-                    for n, o in zip(new, now, strict=True)
-                ],
-            )
-        self.steps.assign(ops.where(condition, 0, self.steps))
-
-    def nonfinite_weights(self):
-        """Returns the paths of tracked variables that are not finite."""
-        return [
-            variable.path
-            for slot, variable in self._slots()
-            if not bool(ops.all(ops.isfinite(self._weights(slot))))
-        ]
-
-    def drop_nonfinite(self):
-        """Zeroes what is not finite in omega; returns its count by path."""
-        dropped = {}
-        for slot, variable in self._slots():
-            omega = ops.convert_to_tensor(self.path_integrals[slot])
-            finite = ops.isfinite(omega)
-            count = int(ops.sum(ops.cast(~finite, "int32")))
-            if count:
-                dropped[variable.path] = count
-                self.path_integrals[slot].assign(
-                    ops.where(finite, omega, ops.zeros_like(omega))
-                )
-        return dropped
-
-    # The penalty in loss and logs.
-
-    def refresh_penalties(self):
-        """Computes each variable's penalty at the weights of now."""
-        self.penalties.assign(
-            ops.stack(
-                [
-                    ops.cast(
-                        si.penalty(
-                            self._weights(slot),
-                            self.importances[slot],
-                            self.references[slot],
-                            self._cast_strength(slot),
-                        ),
-                        self.penalties.dtype,
-                    )
-                    for slot, _ in self._slots()
-                ]
-            )
-        )
-
-    def reset_mean_penalty(self):
-        self.penalty_sum.assign(0.0)
-        self.sample_count.assign(0.0)
-
-    def mean_penalty(self):
-        """Mean of the penalty over the samples since the last reset."""
-        count = float(ops.convert_to_numpy(self.sample_count))
-        total = float(ops.convert_to_numpy(self.penalty_sum))
-        return total / count if count else 0.0
+    # The regularizers.
 
     def attached(self):
         """Whether every tracked variable has this optimizer's regularizer."""
         return len(self.regularizers) > 0 and all(
             variable.regularizer is regularizer
             for variable, regularizer in zip(
-                self.tracked_variables, self.regularizers, strict=True
+                self.state.variables, self.regularizers, strict=True
             )
         )
 
@@ -384,27 +181,30 @@ class SIOptimizer(keras.optimizers.Optimizer):
         one before `compile` gave the model a new optimizer, or that of
         another model which shares the layer.
         """
-        self.regularizers = []
-        for slot, variable in self._slots():
+        regularizers = []
+        for slot, variable in enumerate(self.state.variables):
             previous = variable.regularizer
             if isinstance(previous, SIRegularizer) and previous.optimizer:
-                if previous.optimizer is not self:
-                    self._adopt(slot, previous)
+                other = previous.optimizer
+                if other is not self:
+                    other_slot = other.regularizers.index(previous)
+                    self.state.adopt(slot, other.state, other_slot)
                 previous = previous.previous
             regularizer = SIRegularizer(
-                self.strength,
-                self.importances[slot],
-                self.references[slot],
+                self.state.strength,
+                self.state.importances[slot],
+                self.state.references[slot],
                 previous,
             )
             regularizer.optimizer = self
             variable.regularizer = regularizer
-            self.regularizers.append(regularizer)
+            regularizers.append(regularizer)
+        self.regularizers = regularizers
 
     def detach_regularizers(self):
         """Gives every variable the regularizer back that it had before."""
-        for regularizer, variable in zip(
-            self.regularizers, self.tracked_variables, strict=True
+        for variable, regularizer in zip(
+            self.state.variables, self.regularizers, strict=True
         ):
             if variable.regularizer is regularizer:
                 variable.regularizer = regularizer.previous
@@ -420,18 +220,6 @@ class SIOptimizer(keras.optimizers.Optimizer):
         finally:
             for regularizer in self.regularizers:
                 regularizer.penalty_in_step = None
-
-    def _adopt(self, slot, regularizer):
-        other = regularizer.optimizer
-        other_slot = other.regularizers.index(regularizer)
-        for own, others in (
-            (self.path_integrals, other.path_integrals),
-            (self.importances, other.importances),
-            (self.references, other.references),
-        ):
-            own[slot].assign(others[other_slot] + 0.0)
-        self.due.assign(ops.maximum(self.due, other.due))
-        self.steps.assign(ops.maximum(self.steps, other.steps))
 
     # What Keras expects of an optimizer, passed on to the inner one.
 
@@ -460,41 +248,27 @@ class SIOptimizer(keras.optimizers.Optimizer):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store):
-        keys = set(store.keys())
-        for index, variable in enumerate(self._variables):
-            if str(index) not in keys:
-                raise ValueError(
-                    "The saved SI state does not fit this model: it holds "
-                    f"{len(keys)} arrays, expected {len(self._variables)}; "
-                    f"the one for '{variable.path}' is missing. Load it into "
-                    "the model it was saved from, with the same layers "
-                    "trainable and the same `include` and `exclude`."
-                )
-            value = store[str(index)]
-            if tuple(value.shape) != tuple(variable.shape):
-                raise ValueError(
-                    "The saved SI state does not fit this model: "
-                    f"'{variable.path}' has shape {tuple(variable.shape)}, "
-                    f"the saved array {tuple(value.shape)}. Load it into the "
-                    "model it was saved from."
-                )
-        if len(keys) != len(self._variables):
+        """Restores SI's state; raises where Keras would warn and skip."""
+        problem = _misfit(self._variables, store)
+        if problem:
             raise ValueError(
-                "The saved SI state does not fit this model: it holds "
-                f"{len(keys)} arrays, expected {len(self._variables)}, the "
-                f"last for '{self._variables[-1].path}'. Load it into the "
-                "model it was saved from."
+                f"The saved SI state does not fit this model: {problem}. Load "
+                "it into the model it was saved from, with the same layers "
+                "trainable and the same `include` and `exclude`."
             )
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
 
     def get_config(self):
+        strength = self._initial_strength
+        if self.built:
+            strength = float(ops.convert_to_numpy(self.state.strength))
         return {
             "name": self.name,
             "inner_optimizer": keras.saving.serialize_keras_object(
                 self.inner_optimizer
             ),
-            "strength": float(ops.convert_to_numpy(self.strength)),
+            "strength": strength,
             "damping": self.damping,
             "consolidate_every": self.consolidate_every,
             "tracked": None if self.tracked is None else list(self.tracked),
@@ -507,3 +281,26 @@ class SIOptimizer(keras.optimizers.Optimizer):
             config.pop("inner_optimizer"), custom_objects=custom_objects
         )
         return cls(inner_optimizer, **config)
+
+
+def _misfit(variables, store):
+    """Returns what keeps a saved store from fitting, or `None`."""
+    keys = set(store.keys())
+    for index, variable in enumerate(variables):
+        if str(index) not in keys:
+            return (
+                f"it holds {len(keys)} arrays, expected {len(variables)}; the "
+                f"one for '{variable.path}' is missing"
+            )
+        shape = tuple(store[str(index)].shape)
+        if shape != tuple(variable.shape):
+            return (
+                f"'{variable.path}' has shape {tuple(variable.shape)}, the "
+                f"saved array {shape}"
+            )
+    if len(keys) != len(variables):
+        return (
+            f"it holds {len(keys)} arrays, expected {len(variables)}, the "
+            f"last for '{variables[-1].path}'"
+        )
+    return None

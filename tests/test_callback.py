@@ -83,7 +83,7 @@ def test_takes_effect_on_a_model_that_was_trained_before(kwargs):
     assert flat(si.get_importance()).max() > 1e-3
     fit(model, third, si)
     path_integral = [
-        ops.convert_to_numpy(v) for v in model.optimizer.path_integrals
+        ops.convert_to_numpy(v) for v in model.optimizer.state.path_integrals
     ]
     assert max(np.abs(p).max() for p in path_integral) > 1e-4
     assert any((a != b).any() for a, b in zip(start, model.get_weights()))
@@ -94,7 +94,9 @@ def test_strength_is_settable_between_fits():
     model = compile_model(make_model(), keras.optimizers.SGD(1e-12))
     si = SICallback(strength=1.0, consolidate=None)
     fit(model, first, si)
-    model.optimizer.importances[0].assign(np.ones_like(model.get_weights()[0]))
+    model.optimizer.state.importances[0].assign(
+        np.ones_like(model.get_weights()[0])
+    )
     model.set_weights([w + 0.1 for w in model.get_weights()])
     one = fit(model, second, si).history["si_penalty"][0]
     si.strength = 2.5
@@ -235,10 +237,10 @@ def test_train_end_is_due_and_carried_out_when_needed():
     si = SICallback()
     fit(model, make_tasks(1)[0], si)
     optimizer = model.optimizer
-    assert int(optimizer.due.numpy()) == 1
-    assert np.abs(optimizer.path_integrals[0].numpy()).max() > 0
+    assert int(optimizer.state.due.numpy()) == 1
+    assert np.abs(optimizer.state.path_integrals[0].numpy()).max() > 0
     assert flat(si.get_importance()).max() > 0
-    assert int(optimizer.due.numpy()) == 0
+    assert int(optimizer.state.due.numpy()) == 0
 
 
 class ZeroWeights(keras.callbacks.Callback):
@@ -334,7 +336,7 @@ def test_a_new_callback_takes_the_state_up():
     np.testing.assert_array_equal(
         flat(again.get_importance()), flat(si.get_importance())
     )
-    assert float(model.optimizer.strength.numpy()) == 3.0
+    assert float(model.optimizer.state.strength.numpy()) == 3.0
 
 
 @pytest.mark.parametrize("same_callback", [True, False])
@@ -455,7 +457,9 @@ def test_the_first_steps_loss_knows_weights_that_were_set_by_hand():
     task = make_tasks(1)[0]
     fit(model, task, si, epochs=1)
     si.consolidate()
-    model.optimizer.importances[0].assign(np.ones_like(model.get_weights()[0]))
+    model.optimizer.state.importances[0].assign(
+        np.ones_like(model.get_weights()[0])
+    )
     weights = model.get_weights()
     weights[0] = weights[0] + 0.5
     model.set_weights(weights)
@@ -469,7 +473,9 @@ def test_loss_minus_penalty_is_the_tasks_loss():
     si = SICallback(strength=1.0)
     first, second = make_tasks(2)
     fit(model, first, si)
-    model.optimizer.importances[0].assign(np.ones_like(model.get_weights()[0]))
+    model.optimizer.state.importances[0].assign(
+        np.ones_like(model.get_weights()[0])
+    )
     model.set_weights([w + 0.1 for w in model.get_weights()])
     logs = fit(model, second, si, epochs=1).history
     x, y = second

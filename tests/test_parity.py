@@ -96,9 +96,9 @@ class StepRecorder(keras.callbacks.Callback):
                 name: [ops.convert_to_numpy(v) for v in variables]
                 for name, variables in (
                     ("weights", self.model.trainable_variables),
-                    ("path_integral", optimizer.path_integrals),
-                    ("importance", optimizer.importances),
-                    ("reference", optimizer.references),
+                    ("path_integral", optimizer.state.path_integrals),
+                    ("importance", optimizer.state.importances),
+                    ("reference", optimizer.state.references),
                 )
             }
         )

@@ -1,0 +1,58 @@
+"""Checks of what users pass to `SICallback`."""
+
+import math
+import re
+
+
+def check_strength(strength):
+    if not _is_number(strength) or strength < 0:
+        raise ValueError(
+            "`strength` (c) must be a finite number, at least 0. Received: "
+            f"strength={strength!r}. The paper uses 0.1 for permuted MNIST."
+        )
+    return float(strength)
+
+
+def check_damping(damping):
+    if not _is_number(damping) or damping <= 0:
+        raise ValueError(
+            "`damping` (xi) must be a finite number above 0. Received: "
+            f"damping={damping!r}. The paper uses 0.1 for permuted MNIST."
+        )
+    return float(damping)
+
+
+def _is_number(value):
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except TypeError:
+        return False
+
+
+def check_consolidate(consolidate):
+    is_count = (
+        isinstance(consolidate, int)
+        and not isinstance(consolidate, bool)
+        and consolidate >= 1
+    )
+    if consolidate in ("train_end", "epoch_end", None) or is_count:
+        return consolidate
+    raise ValueError(
+        '`consolidate` must be "train_end", "epoch_end", a positive int (every '
+        f"so many optimizer steps) or None. Received: {consolidate!r}."
+    )
+
+
+def as_predicate(name, patterns):
+    if patterns is None or callable(patterns):
+        return patterns
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    try:
+        compiled = [re.compile(pattern) for pattern in patterns]
+    except (TypeError, re.error) as error:
+        raise ValueError(
+            f"`{name}` must be a regular expression, a list of them, or a "
+            f"callable `variable -> bool`. Received: {patterns!r} ({error})."
+        ) from error
+    return lambda variable: any(p.search(variable.path) for p in compiled)

@@ -1,0 +1,269 @@
+"""SI's state: three arrays for each tracked variable, and what uses them."""
+
+import keras
+from keras import ops
+
+from keras_si import importance as si
+
+
+class SIState:
+    """omega, Omega and theta~ of every tracked variable.
+
+    A variable is known by its slot, its position in `variables`. All state is
+    optimizer state: created by `optimizer`, saved and restored with it.
+
+    Args:
+        optimizer: The SI optimizer, which creates the variables.
+        variables: The tracked model variables.
+        strength: c.
+        accumulation_steps: Micro-batches per optimizer step, or `None`.
+
+    Attributes:
+        path_integrals: omega, one variable of the weights' shape a slot.
+        importances: Omega, likewise.
+        references: theta~, likewise; at first the weights of now.
+        strength: c, a scalar variable.
+        due: 1 when a task has ended and its consolidation is still to be
+            done, else 0.
+        steps: Optimizer steps since the last consolidation.
+        penalties: What each variable's penalty is at the weights of now,
+            shape `(len(variables),)`. The update computes it while the
+            weights are at hand, so that the next step need not read all of
+            the state again.
+        penalty_sum, sample_count: Their quotient is the mean penalty over
+            the samples since `reset_mean_penalty`.
+    """
+
+    def __init__(self, optimizer, variables, strength, accumulation_steps):
+        self.variables = list(variables)
+        self._optimizer = optimizer
+        self._accumulation_steps = accumulation_steps
+        self.path_integrals = self._add_arrays("path_integral")
+        self.importances = self._add_arrays("importance")
+        self.references = self._add_arrays("reference", copy=True)
+        self._gradient_sums = (
+            self._add_arrays("task_gradient_sum") if accumulation_steps else []
+        )
+        dtypes = {reference.dtype for reference in self.references}
+        log_dtype = "float64" if "float64" in dtypes else "float32"
+        self.strength = self._add("strength", log_dtype, value=strength)
+        self.due = self._add("consolidation_due", "int32")
+        self.steps = self._add("steps_since_consolidation", "int32")
+        self.penalties = self._add("penalties", log_dtype, (len(variables),))
+        self.penalty_sum = self._add("penalty_sum", log_dtype)
+        self.sample_count = self._add("sample_count", log_dtype)
+
+    def _add(self, name, dtype, shape=(), value=0):
+        return self._optimizer.add_variable(
+            shape=shape,
+            initializer=keras.initializers.Constant(value),
+            dtype=dtype,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    def _add_arrays(self, name, copy=False):
+        arrays = []
+        for variable in self.variables:
+            initializer = "zeros"
+            if copy:
+                initializer = _copier(variable)
+            if variable.dtype in ("float32", "float64"):
+                array = self._optimizer.add_variable_from_reference(
+                    variable, name=name, initializer=initializer
+                )
+            else:  # a sum of small steps needs more digits than bfloat16 has
+                array = self._optimizer.add_variable(
+                    shape=variable.shape,
+                    initializer=initializer,
+                    dtype="float32",
+                    name=f"{variable.path.replace('/', '_')}_{name}",
+                )
+            arrays.append(array)
+        return arrays
+
+    def weights(self, slot):
+        """Returns theta of now, in the state's precision."""
+        return ops.cast(
+            ops.convert_to_tensor(self.variables[slot]),
+            self.references[slot].dtype,
+        )
+
+    def _strength(self, slot):
+        return ops.cast(self.strength, self.references[slot].dtype)
+
+    # During a task.
+
+    def penalty_gradient(self, slot, weights):
+        """Returns the gradient of the penalty at `weights`."""
+        return si.penalty_gradient(
+            weights,
+            self.importances[slot],
+            self.references[slot],
+            self._strength(slot),
+        )
+
+    def accumulate(self, slot, gradient, before, stepped):
+        """Adds one step to omega.
+
+        Args:
+            slot: Which variable.
+            gradient: Of the task's loss alone, at `before`.
+            before: theta before the step; it is now after.
+            stepped: Whether the optimizer took a step, or only took note of
+                a micro-batch.
+        """
+        if self._accumulation_steps:
+            gradient = self._mean_gradient(slot, gradient, stepped)
+        self.path_integrals[slot].assign(
+            si.accumulate(
+                self.path_integrals[slot], gradient, before, self.weights(slot)
+            )
+        )
+
+    def _mean_gradient(self, slot, gradient, stepped):
+        """Returns the mean over the micro-batches so far of the step.
+
+        It counts only at the step: in between, the weights stand still.
+        """
+        total = self._gradient_sums[slot] + gradient
+        self._gradient_sums[slot].assign(
+            ops.where(stepped, ops.zeros_like(total), total)
+        )
+        return total / self._accumulation_steps
+
+    # At its end.
+
+    def consolidate(self, damping):
+        """Updates importance and reference, zeroes the path integral.
+
+        Raises:
+            ValueError: If a weight is NaN or infinite. Nothing is changed.
+        """
+        broken = self.nonfinite_weights()
+        if broken:
+            raise ValueError(
+                "Cannot consolidate: there are NaN or infinite values in the "
+                f"weights of {broken}. Importance and reference are kept as "
+                "they were. Restore finite weights (for instance with "
+                "`model.load_weights`), then go on."
+            )
+        for slot in range(len(self.variables)):
+            self._assign(slot, self._consolidated(slot, damping))
+        self.due.assign(0)
+        self.steps.assign(0)
+        self.refresh_penalties()
+
+    def consolidate_if(self, condition, damping):
+        """Consolidates within a training step, where `condition` holds."""
+        for slot in range(len(self.variables)):
+            now = (
+                self.path_integrals[slot],
+                self.importances[slot],
+                self.references[slot],
+            )
+            new = self._consolidated(slot, damping)
+            self._assign(
+                slot,
+                [
+                    ops.where(condition, n, ops.convert_to_tensor(o))
+                    for n, o in zip(new, now, strict=True)
+                ],
+            )
+        self.steps.assign(ops.where(condition, 0, self.steps))
+
+    def _consolidated(self, slot, damping):
+        weights = self.weights(slot)
+        importance = si.consolidate(
+            self.importances[slot],
+            self.path_integrals[slot],
+            weights,
+            self.references[slot],
+            damping,
+        )
+        return ops.zeros_like(weights), importance, _copy(weights)
+
+    def _assign(self, slot, values):
+        path_integral, importance, reference = values
+        self.path_integrals[slot].assign(path_integral)
+        self.importances[slot].assign(importance)
+        self.references[slot].assign(reference)
+
+    def adopt(self, slot, other, other_slot):
+        """Takes the state of one variable over from another `SIState`."""
+        self._assign(
+            slot,
+            [
+                _copy(ops.convert_to_tensor(arrays[other_slot]))
+                for arrays in (
+                    other.path_integrals,
+                    other.importances,
+                    other.references,
+                )
+            ],
+        )
+        self.due.assign(ops.maximum(self.due, other.due))
+        self.steps.assign(ops.maximum(self.steps, other.steps))
+
+    # What is not finite.
+
+    def nonfinite_weights(self):
+        """Returns the paths of tracked variables that are not finite."""
+        return [
+            variable.path
+            for slot, variable in enumerate(self.variables)
+            if not bool(ops.all(ops.isfinite(self.weights(slot))))
+        ]
+
+    def drop_nonfinite(self):
+        """Zeroes what is not finite in omega; returns its count by path."""
+        dropped = {}
+        for variable, omega in zip(
+            self.variables, self.path_integrals, strict=True
+        ):
+            value = ops.convert_to_tensor(omega)
+            finite = ops.isfinite(value)
+            count = int(ops.sum(ops.cast(~finite, "int32")))
+            if count:
+                dropped[variable.path] = count
+                omega.assign(ops.where(finite, value, ops.zeros_like(value)))
+        return dropped
+
+    # The penalty in loss and logs.
+
+    def refresh_penalties(self):
+        """Computes each variable's penalty at the weights of now."""
+        penalties = [
+            si.penalty(
+                self.weights(slot),
+                self.importances[slot],
+                self.references[slot],
+                self._strength(slot),
+            )
+            for slot in range(len(self.variables))
+        ]
+        dtype = self.penalties.dtype
+        self.penalties.assign(
+            ops.stack([ops.cast(p, dtype) for p in penalties])
+        )
+
+    def reset_mean_penalty(self):
+        """Begins a new mean, as Keras does for `loss` at every epoch."""
+        self.penalty_sum.assign(0)
+        self.sample_count.assign(0)
+
+    def mean_penalty(self):
+        """Returns the mean penalty over the samples since the last reset."""
+        count = float(ops.convert_to_numpy(self.sample_count))
+        total = float(ops.convert_to_numpy(self.penalty_sum))
+        return total / count if count else 0.0
+
+
+def _copy(x):
+    # Adding zero makes a new buffer: a plain read may share the variable's.
+    return x + ops.zeros((), x.dtype)
+
+
+def _copier(variable):
+    """Returns an initializer that copies what `variable` holds now."""
+    return lambda shape, dtype: ops.cast(_copy(variable), dtype)
