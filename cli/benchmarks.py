@@ -3,8 +3,8 @@
 The images stay in memory once, as bytes, shared by all tasks. A pipeline
 deals in indices until a batch is put together; only then are the bytes
 gathered, permuted, cast and scaled, the whole batch at a time, on threads of
-their own and ahead of the training step. That is on the host, with an
-accelerator too: tf.data has no maps that run elsewhere.
+their own and ahead of the training step. With an accelerator the pipeline
+ends at the bytes, and the rest is done there: `pixels.ToFeatures`.
 """
 
 import dataclasses
@@ -12,9 +12,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-# Divisions by a constant may be rewritten into this product when the graph
-# is optimised; writing the product keeps eager and graph values the same.
-SCALE = np.float32(1 / 255)
+from .pixels import to_features
+
 # The net's weights are read once for each batch: large ones save time.
 TEST_BATCH_SIZE = 2000
 
@@ -48,6 +47,8 @@ class Task:
         permutation: Which pixel feeds each feature, shape `(features,)`.
         batch_size: Of the training batches; the last one may be smaller.
         seed: With `index` and the epoch, it alone decides the order.
+        as_bytes: Leave the batches as they are stored, for a net that begins
+            with `pixels.ToFeatures`.
     """
 
     index: int
@@ -56,6 +57,7 @@ class Task:
     permutation: np.ndarray
     batch_size: int
     seed: int
+    as_bytes: bool = False
 
     @property
     def steps_per_epoch(self):
@@ -98,16 +100,14 @@ class Task:
         )
 
     def _fill(self, indices, examples):
-        permutation = tf.constant(self.permutation, tf.int32)
-
         def batch(rows):
-            # The bytes are permuted, not the floats: a quarter to move.
             pixels = tf.gather(examples.images, rows)
-            pixels = tf.gather(pixels, permutation, axis=1)
-            features = tf.cast(pixels, tf.float32) * SCALE
-            features = tf.ensure_shape(features, (None, self.num_features))
-            return features, tf.gather(examples.labels, rows)
+            pixels = tf.ensure_shape(pixels, (None, self.num_features))
+            if not self.as_bytes:
+                pixels = to_features(pixels, permutation)
+            return pixels, tf.gather(examples.labels, rows)
 
+        permutation = tf.constant(self.permutation, tf.int32)
         return indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
             tf.data.AUTOTUNE
         )
@@ -127,7 +127,7 @@ def pixel_permutation(seed, index, num_features):
     return np.random.default_rng([seed, index]).permutation(num_features)
 
 
-def permuted(data, config, seed):
+def permuted(data, config, seed, as_bytes=False):
     """Permuted MNIST, or any images: a task is a permutation of the pixels.
 
     One permutation, of all pixels and channels, is shared by all images of
@@ -143,6 +143,7 @@ def permuted(data, config, seed):
             permutation=pixel_permutation(seed, index, num_features),
             batch_size=config.batch_size,
             seed=seed,
+            as_bytes=as_bytes,
         )
         for index in range(config.tasks)
     ]
@@ -151,6 +152,6 @@ def permuted(data, config, seed):
 TASKS = {"pmnist": permuted}
 
 
-def tasks(data, config, seed):
+def tasks(data, config, seed, as_bytes=False):
     """Returns the tasks of the configured benchmark."""
-    return TASKS[config.benchmark](data, config, seed)
+    return TASKS[config.benchmark](data, config, seed, as_bytes)

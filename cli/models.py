@@ -2,12 +2,21 @@
 
 import keras
 
+from .pixels import ToFeatures
 
-def dense_net(num_features, hidden, num_classes):
-    """Returns a net of dense ReLU layers, and a dense layer of logits."""
+
+def dense_net(num_features, hidden, num_classes, from_bytes=False):
+    """Returns a net of dense ReLU layers, and a dense layer of logits.
+
+    With `from_bytes` it begins with a `ToFeatures` layer.
+    """
+    if from_bytes:
+        first = [keras.Input((num_features,), dtype="uint8"), ToFeatures()]
+    else:
+        first = [keras.Input((num_features,), name="pixels")]
     return keras.Sequential(
         [
-            keras.Input((num_features,), name="pixels"),
+            *first,
             *(
                 keras.layers.Dense(units, activation="relu", name=f"hidden_{i}")
                 for i, units in enumerate(hidden)

@@ -30,7 +30,7 @@ class _Batches(keras.callbacks.Callback):
         self._observer.batch_ended(self._epoch, logs or {})
 
 
-def run(config, observer=None):
+def run(config, observer=None, dataset=None):
     """Runs every method with every seed, on the same tasks.
 
     For one seed, every method meets the same permutations, initial weights
@@ -39,25 +39,26 @@ def run(config, observer=None):
     Args:
         config: A `RunConfig`; its output folder exists.
         observer: An `Observer`, or `None`.
+        dataset: The `data.Data` to use, or `None`: the configured dataset.
 
     Returns:
         The `Results`, which are also in the output folder.
     """
     observer = observer or Observer()
     observer.loading(config.dataset)
-    dataset = data.load(config.dataset, config.data_dir)
+    if dataset is None:
+        dataset = data.load(config.dataset, config.data_dir)
     results = Results(
         config.benchmark, _versions(), _device(), config.to_dict(), []
     )
     report.remove_figures(config.output)
     # First of all, so that nothing of an earlier run is left beside ours.
     results.write(config.output)
-    report.remove_figures(config.output)
     write_json(os.path.join(config.output, CONFIG), config.to_dict())
     previous_policy = keras.config.dtype_policy()
     try:
         for seed in range(config.seed, config.seed + config.seeds):
-            tasks = benchmarks.tasks(dataset, config, seed)
+            tasks = benchmarks.tasks(dataset, config, seed, _on_accelerator())
             if seed == config.seed:
                 observer.started(config, tasks[0].steps_per_epoch)
             for method in config.methods:
@@ -78,13 +79,17 @@ def _run_method(run_, tasks, dataset, config, results, observer):
     keras.config.set_dtype_policy(config.precision)
     keras.utils.set_random_seed(run_.seed)
     model = models.dense_net(
-        tasks[0].num_features, config.hidden, dataset.num_classes
+        tasks[0].num_features,
+        config.hidden,
+        dataset.num_classes,
+        from_bytes=tasks[0].as_bytes,
     )
     models.compile_classifier(model, config)
     method = METHODS[run_.method](config)
     for task in tasks:
         observer.task_started(run_.method, run_.seed, task.index)
         started = time.perf_counter()
+        _meet(model, task)
         model.fit(
             task.train(config.epochs),
             epochs=config.epochs,
@@ -104,7 +109,14 @@ def _run_method(run_, tasks, dataset, config, results, observer):
         observer.task_ended(run_, task.index, evaluated - started)
 
 
+def _meet(model, task):
+    """Tells a net that begins with the bytes which permutation is next."""
+    if task.as_bytes:
+        model.layers[0].permutation.assign(task.permutation)
+
+
 def _accuracy(model, task):
+    _meet(model, task)
     logs = model.evaluate(task.test(), verbose=0, return_dict=True)
     # Back to the count that it is: the metric's mean is a rounded float32.
     count = len(task.test_examples)
@@ -119,6 +131,10 @@ def _versions():
         "tensorflow": tf.__version__,
         "python": platform.python_version(),
     }
+
+
+def _on_accelerator():
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _device():

@@ -106,19 +106,14 @@ def retrace(model):
         model.make_train_function(force=True)
 
 
-def get_compiled_optimizer(model):
-    """Returns the optimizer that `model.save` would write."""
-    return model._compile_config.config["optimizer"]
-
-
-def set_optimizer(model, optimizer, compiled_optimizer):
+def set_optimizer(model, optimizer):
     """Gives `model` an optimizer, without forgetting loss and metrics.
 
     `model.save` writes the optimizer that was given to `compile`, not
     `model.optimizer`, and Keras has no public way to replace it.
     """
     model.optimizer = optimizer
-    model._compile_config.config["optimizer"] = compiled_optimizer
+    model._compile_config.config["optimizer"] = optimizer
 
 
 def build_before_first_step(model, on_built):

@@ -134,7 +134,7 @@ class SICallback(keras.callbacks.Callback):
             outer.inner_optimizer = si_optimizer.inner_optimizer
         else:
             outer = si_optimizer.inner_optimizer
-        backend.set_optimizer(model, outer, outer)
+        backend.set_optimizer(model, outer)
         backend.unwrap_train_step(model)
         self._optimizer = None
 
@@ -197,7 +197,7 @@ class SICallback(keras.callbacks.Callback):
             outer.inner_optimizer = si_optimizer
         else:
             outer = si_optimizer
-        backend.set_optimizer(model, outer, outer)
+        backend.set_optimizer(model, outer)
         si_optimizer.attach_regularizers()
         if isinstance(current, SIOptimizer) and current is not si_optimizer:
             current.detach_regularizers()  # of what is no longer tracked

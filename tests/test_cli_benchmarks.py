@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 import pytest
-from keras_si_cli import benchmarks, data
+from keras_si_cli import benchmarks, data, pixels
 
 # 10 images of 2 x 2 pixels, one channel; image i holds 4i .. 4i + 3.
 IMAGES = np.arange(40, dtype="uint8").reshape(10, 2, 2, 1)
@@ -78,7 +78,7 @@ def test_training_values_are_exact(tiny):
 
 
 def test_pixels_are_scaled_to_one():
-    assert np.float32(255) * benchmarks.SCALE == 1
+    assert np.float32(255) * pixels.SCALE == 1
 
 
 def test_test_values_share_the_permutation_and_keep_their_order(tiny):

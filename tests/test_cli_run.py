@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import benchmarks, config, data, main, methods, runner
+from keras_si_cli import benchmarks, config, data, main, methods, pixels, runner
 from keras_si_cli.observer import Observer
 
 
@@ -153,6 +153,26 @@ def test_a_run_can_be_repeated():
     assert not np.array_equal(one.runs[0].accuracy, other.runs[0].accuracy)
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_bytes_to_an_accelerator_give_the_same_run(monkeypatch, precision):
+    """What is made of the bytes is the same, wherever it is made."""
+    options = make_config(methods=("si",), tasks=3, precision=precision)
+    on_host = runner.run(options).runs[0].accuracy
+    monkeypatch.setattr(runner, "_on_accelerator", lambda: True)
+    fed = []
+    to_features = pixels.ToFeatures.call
+
+    def call(self, x):
+        fed.append(x.dtype)
+        return to_features(self, x)
+
+    monkeypatch.setattr(pixels.ToFeatures, "call", call)
+    on_accelerator = runner.run(options).runs[0].accuracy
+    assert set(fed) == {"uint8"} or {str(d) for d in fed} == {"uint8"}
+    np.testing.assert_array_equal(on_host, on_accelerator)
+    assert on_host[2, 2] > 0.6
+
+
 def test_a_net_learns_and_plain_training_forgets_nothing_it_just_learned():
     results = runner.run(make_config(tasks=2, epochs=10))
     assert results.runs[0].accuracy[0, 0] > 0.95
@@ -289,5 +309,7 @@ def test_accuracy_is_the_exact_fraction():
         # What a float32 mean of 9764 in 10000 looks like.
         evaluate=lambda *args, **kwargs: {"accuracy": 0.9764000177383423}
     )
-    task = types.SimpleNamespace(test=lambda: None, test_examples=range(10000))
+    task = types.SimpleNamespace(
+        as_bytes=False, test=lambda: None, test_examples=range(10000)
+    )
     assert runner._accuracy(model, task) == 0.9764

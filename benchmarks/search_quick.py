@@ -1,0 +1,68 @@
+"""Where the `quick` preset's strength and damping come from.
+
+    python benchmarks/search_quick.py
+
+Runs permuted MNIST with the `quick` preset and other strengths and dampings.
+It is judged on the last 10,000 images of the training set, and trained on the
+50,000 before them: the test set is never looked at. Prints a table.
+"""
+
+import dataclasses
+import itertools
+import tempfile
+
+from keras_si_cli.config import resolve
+from keras_si_cli.startup import import_quietly
+
+STRENGTHS = (3.0, 10.0, 30.0)
+DAMPINGS = (0.1, 0.01)
+VALIDATION = 10_000
+
+
+def settings():
+    yield {"methods": ("naive",)}
+    for damping, strength in itertools.product(DAMPINGS, STRENGTHS):
+        yield {"methods": ("si",), "strength": strength, "damping": damping}
+
+
+def main():
+    import_quietly()
+    from keras_si_cli import data, runner
+
+    mnist = data.load("mnist")
+    count = len(mnist.train) - VALIDATION
+    split = dataclasses.replace(
+        mnist,
+        train=data.Split(
+            mnist.train.images[:count], mnist.train.labels[:count]
+        ),
+        test=data.Split(mnist.train.images[count:], mnist.train.labels[count:]),
+    )
+    print("method  strength  damping  average accuracy on validation")
+    for given in settings():
+        with tempfile.TemporaryDirectory() as folder:
+            config = resolve(
+                "pmnist",
+                "quick",
+                {**RUN_OPTIONS, **given, "output": folder},
+            )
+            results = runner.run(config, dataset=split)
+        accuracy = results.runs[0].average_accuracy[-1]
+        is_si = config.methods == ("si",)
+        print(
+            f"{config.methods[0]:<6}"
+            f"{config.strength if is_si else '':>10}"
+            f"{config.damping if is_si else '':>9}{accuracy:>10.2%}",
+            flush=True,
+        )
+
+
+RUN_OPTIONS = {
+    "seed": 0,
+    "seeds": 1,
+    "precision": "float32",
+    "jit": "auto",
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What keras_si assumes of Keras's private parts, checked one by one."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from conftest import SIZES, compile_model, make_model, make_tasks
+
+from keras_si import SICallback, backend
+
+
+def test_model_save_writes_the_optimizer_of_the_compile_config():
+    model = compile_model(make_model())
+    other = keras.optimizers.SGD(0.5)
+    backend.set_optimizer(model, other)
+    assert model.optimizer is other
+    config = model.get_compile_config()
+    assert config["optimizer"]["class_name"] == "SGD"
+    assert config["loss"]["class_name"] == "SparseCategoricalCrossentropy"
+
+
+def test_a_train_step_set_on_the_instance_is_the_one_that_runs():
+    model = compile_model(make_model())
+    x, y = make_tasks(1)[0]
+    model.fit(x, y, verbose=0)
+    called = []
+    original = model.train_step
+
+    def train_step(data):
+        called.append(True)
+        return original(data)
+
+    model.train_step = train_step
+    model.fit(x, y, verbose=0)
+    assert not called  # traced before: that is why `retrace` exists
+    backend.retrace(model)
+    model.fit(x, y, verbose=0)
+    assert called
+
+
+def test_a_users_own_train_step_is_given_back():
+    model = compile_model(make_model())
+
+    def own(data):
+        return {}
+
+    model.train_step = own
+    si = SICallback()
+    si.set_model(model)
+    assert model.train_step is not own
+    si.detach()
+    assert model.train_step is own
+
+
+def test_an_unbuilt_model_is_built_from_the_iterators_spec():
+    model = compile_model(make_model(built=False))
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            assert not self.model.built
+            backend.build_before_first_step(
+                self.model,
+                lambda: seen.append([v.shape for v in self.model.weights]),
+            )
+
+    x, y = make_tasks(1)[0]
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[Look()])
+    assert len(seen) == 1
+    assert tuple(seen[0][0]) == (SIZES[0], SIZES[1])
+
+
+def test_a_model_that_cannot_be_built_is_refused_with_the_way_out():
+    class Stubborn(keras.Model):
+        def call(self, x):
+            raise RuntimeError("not on symbols")
+
+    model = compile_model(Stubborn())
+    x, y = make_tasks(1)[0]
+    with np.testing.assert_raises_regex(ValueError, "Build it first"):
+        model.fit(x, y, verbose=0, callbacks=[SICallback()])
+
+
+def test_the_update_is_compiled_under_a_graph_and_plain_when_eager():
+    def double(tensors):
+        return [2 * t for t in tensors]
+
+    cache = {}
+    assert backend.compile_update(double, cache, "key") is double
+    compiled = []
+
+    @tf.function
+    def graph(x):
+        compiled.append(backend.compile_update(double, cache, "key"))
+        return compiled[-1]([x])
+
+    assert graph(tf.constant(2.0))[0] == 4.0
+    assert compiled[0] is not double
+    assert compiled[0]._jit_compile
+    assert cache == {"key": compiled[0]}
+
+
+def test_determinism_turns_the_compiler_off():
+    def double(tensors):
+        return [2 * t for t in tensors]
+
+    from tensorflow.python.framework import config
+
+    tf.config.experimental.enable_op_determinism()
+    try:
+        with tf.Graph().as_default():
+            assert backend.compile_update(double, {}, "key") is double
+    finally:
+        config.disable_op_determinism()

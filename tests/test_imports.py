@@ -1,0 +1,65 @@
+"""Who imports what."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import keras_si
+
+CORE = pathlib.Path(keras_si.__file__).parent
+
+
+def imports_of(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_core_needs_keras_and_numpy_only():
+    allowed = {*sys.stdlib_module_names, "keras", "keras_si", "numpy"}
+    for path in CORE.glob("*.py"):
+        tops = {name.split(".")[0] for name in imports_of(path)}
+        if path.name == "backend.py":
+            tops.discard("tensorflow")
+        assert tops <= allowed, path.name
+
+
+def test_imports_point_one_way():
+    order = [
+        "importance",
+        "metrics",
+        "arguments",
+        "backend",
+        "regularizer",
+        "state",
+        "optimizer",
+        "callback",
+        "__init__",
+    ]
+    assert {path.stem for path in CORE.glob("*.py")} == set(order)
+    for position, name in enumerate(order):
+        for imported in imports_of(CORE / f"{name}.py"):
+            top, _, rest = imported.partition(".")
+            module = rest.split(".")[0]
+            if top == "keras_si" and module in order:
+                assert order.index(module) < position, f"{name} -> {module}"
+
+
+def test_the_public_names():
+    assert set(keras_si.__all__) == {"SICallback", "SIRegularizer", "metrics"}
+
+
+def test_import_loads_nothing_that_keras_does_not():
+    code = (
+        "import sys, keras; before = set(sys.modules); import keras_si;"
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.split() == ["keras_si"]
