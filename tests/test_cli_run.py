@@ -156,7 +156,9 @@ def test_a_run_can_be_repeated():
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_bytes_to_an_accelerator_give_the_same_run(monkeypatch, precision):
     """What is made of the bytes is the same, wherever it is made."""
-    options = make_config(methods=("si",), tasks=3, precision=precision)
+    options = make_config(
+        methods=("si",), tasks=2, epochs=4, precision=precision
+    )
     on_host = runner.run(options).runs[0].accuracy
     monkeypatch.setattr(runner, "_on_accelerator", lambda: True)
     fed = []
@@ -168,9 +170,9 @@ def test_bytes_to_an_accelerator_give_the_same_run(monkeypatch, precision):
 
     monkeypatch.setattr(pixels.ToFeatures, "call", call)
     on_accelerator = runner.run(options).runs[0].accuracy
-    assert set(fed) == {"uint8"} or {str(d) for d in fed} == {"uint8"}
+    assert {keras.backend.standardize_dtype(d) for d in fed} == {"uint8"}
     np.testing.assert_array_equal(on_host, on_accelerator)
-    assert on_host[2, 2] > 0.6
+    assert on_host[1, 1] > 0.6
 
 
 def test_a_net_learns_and_plain_training_forgets_nothing_it_just_learned():
