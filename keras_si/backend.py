@@ -116,6 +116,14 @@ def set_optimizer(model, optimizer):
     model._compile_config.config["optimizer"] = optimizer
 
 
+def forget_initial_epoch(model):
+    """Forgets the epoch at which `BackupAndRestore` made this `fit` begin.
+
+    Keras never does: the next task's `fit` would silently skip epochs.
+    """
+    model._initial_epoch = None
+
+
 def build_before_first_step(model, on_built):
     """Builds `model` from the first data that `fit` brings, before a step.
 

@@ -153,6 +153,7 @@ class SICallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         # Not in `on_train_begin`: callbacks listed after this one may restore
         # weights there.
+        backend.forget_initial_epoch(self.model)
         if self._optimizer is not None:
             self._settle()
             self._optimizer.state.refresh_penalties()

@@ -133,7 +133,7 @@ def test_backup_and_restore_after_a_crash(tmp_path, backup_first):
         backup = keras.callbacks.BackupAndRestore(tmp_path / name)
         return [backup, si] if backup_first else [si, backup]
 
-    first, second, _ = make_tasks()
+    first, second, third = make_tasks()
     results = []
     for crash in (False, True):
         keras.utils.set_random_seed(4)
@@ -148,6 +148,9 @@ def test_backup_and_restore_after_a_crash(tmp_path, backup_first):
             model = compile_model(make_model())  # a new process
             si = SICallback(strength=1.0)
         fit(model, second, *callbacks(si, name), epochs=4)
+        # Keras alone would begin this task at epoch 2 as well.
+        losses = fit(model, third, *callbacks(si, name), epochs=3)["loss"]
+        assert len(losses) == 3
         results.append((si, model.get_weights()))
     assert_same_state(results[0][0], results[1][0])
     for one, other in zip(results[0][1], results[1][1]):
