@@ -9,8 +9,8 @@ import functools
 import keras
 
 
-def compile_update(function, cache, key):
-    """Returns `function` compiled by XLA where that is possible and pays.
+def run_update(function, gradients, cache, key):
+    """Calls `function(gradients)`, compiled by XLA where possible and useful.
 
     Under TensorFlow, Keras runs an optimizer as dozens of separate passes
     over memory unless the whole model is compiled. One XLA function around
@@ -18,24 +18,44 @@ def compile_update(function, cache, key):
 
     Args:
         function: Takes a list of tensors.
+        gradients: That list.
         cache: Dict that keeps what was compiled.
         key: What `function` depends on besides its argument.
     """
+    if _compiles(gradients):
+        import tensorflow as tf
+
+        if key not in cache:
+            cache[key] = tf.function(
+                function, jit_compile=True, autograph=False
+            )
+        function = cache[key]
+    function(gradients)
+
+
+def _compiles(gradients):
     if keras.backend.backend() != "tensorflow":
-        return function
+        return False
     import tensorflow as tf
     from tensorflow.python.framework.config import is_op_determinism_enabled
 
-    if (
+    return not (
         tf.executing_eagerly()  # run_eagerly=True asks for plain operations
         or tf.distribute.has_strategy()
         # Not every op is supported by XLA with determinism on.
         or is_op_determinism_enabled()
-    ):
-        return function
-    if key not in cache:
-        cache[key] = tf.function(function, jit_compile=True, autograph=False)
-    return cache[key]
+        # Its dense shape would have to be known to the compiler.
+        or any(isinstance(g, tf.IndexedSlices) for g in gradients)
+    )
+
+
+def as_dense(gradient):
+    """Returns a gradient as a tensor; embeddings have sparse ones."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(gradient)
+    return gradient
 
 
 def wrap_train_step(model, scope, state):

@@ -5,7 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_si.backend import compile_update
+from keras_si.backend import as_dense, run_update
 from keras_si.regularizer import SIRegularizer
 from keras_si.state import SIState
 
@@ -120,8 +120,13 @@ class SIOptimizer(keras.optimizers.Optimizer):
             self._update(full, variables)
 
         key = (present, tuple(self._var_key(v) for v in variables))
-        gradients = [grads[i] for i in present]
-        compile_update(update, self._compiled_updates, key)(gradients)
+        gradients = [
+            as_dense(grads[i])
+            if self._var_key(variables[i]) in self._slots
+            else grads[i]
+            for i in present
+        ]
+        run_update(update, gradients, self._compiled_updates, key)
 
     def _update(self, grads, variables):
         state = self.state
@@ -133,7 +138,6 @@ class SIOptimizer(keras.optimizers.Optimizer):
             slot = self._slots.get(self._var_key(variable))
             if slot is None or gradient is None:
                 continue
-            gradient = ops.convert_to_tensor(gradient)
             dtype = state.references[slot].dtype
             before[slot] = ops.cast(ops.copy(variable), dtype)
             task_gradients[slot] = ops.cast(gradient, dtype) / scale

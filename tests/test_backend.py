@@ -80,34 +80,52 @@ def test_a_model_that_cannot_be_built_is_refused_with_the_way_out():
         model.fit(x, y, verbose=0, callbacks=[SICallback()])
 
 
-def test_the_update_is_compiled_under_a_graph_and_plain_when_eager():
-    def double(tensors):
-        return [2 * t for t in tensors]
-
+def traced_by(tensors):
+    """Whether `run_update` compiles, seen from within the function it runs."""
     cache = {}
-    assert backend.compile_update(double, cache, "key") is double
+    backend.run_update(lambda tensors: None, tensors, cache, "key")
+    return "key" in cache
+
+
+def test_the_update_is_compiled_in_a_graph_alone():
     compiled = []
 
     @tf.function
     def graph(x):
-        compiled.append(backend.compile_update(double, cache, "key"))
-        return compiled[-1]([x])
+        sparse = tf.IndexedSlices(x, tf.constant([0]), tf.constant([3]))
+        compiled.append(traced_by([x]))
+        compiled.append(traced_by([x, sparse]))
 
-    assert graph(tf.constant(2.0))[0] == 4.0
-    assert compiled[0] is not double
-    assert compiled[0]._jit_compile
-    assert cache == {"key": compiled[0]}
+    graph(tf.constant([2.0]))
+    assert compiled == [True, False]
+    assert not traced_by([tf.constant([2.0])])
 
 
 def test_determinism_turns_the_compiler_off():
-    def double(tensors):
-        return [2 * t for t in tensors]
-
     from tensorflow.python.framework import config
+
+    compiled = []
+
+    @tf.function
+    def graph(x):
+        compiled.append(traced_by([x]))
 
     tf.config.experimental.enable_op_determinism()
     try:
-        with tf.Graph().as_default():
-            assert backend.compile_update(double, {}, "key") is double
+        graph(tf.constant([2.0]))
     finally:
         config.disable_op_determinism()
+    assert compiled == [False]
+
+
+def test_what_was_compiled_is_used_again():
+    cache, traces = {}, []
+
+    def update(tensors):
+        traces.append(len(tensors))
+
+    for size in (1, 2):
+        tf.function(lambda x: backend.run_update(update, [x[0]], cache, "key"))(
+            tf.zeros([size])
+        )
+    assert traces == [1]

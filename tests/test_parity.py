@@ -252,6 +252,70 @@ def test_dynamic_loss_scaling_is_undone():
     )
 
 
+@pytest.mark.parametrize("mode", ["graph", "jit", "eager"])
+@pytest.mark.parametrize("include", [None, "kernel"])
+def test_embeddings(include, mode):
+    """A sparse gradient counts as the dense one: a table is a kernel."""
+    table = oracle.random_weights((6, 4), seed=1)[0]
+    kernel = oracle.random_weights((4, 3), seed=2)
+    rng = np.random.default_rng(0)
+    words, y = rng.integers(0, 5, 22), rng.integers(0, 3, 22)
+    one_hot = np.eye(6)[words]
+    model = keras.Sequential(
+        [
+            keras.Input((), dtype="int32"),
+            keras.layers.Embedding(6, 4),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.set_weights([table, *kernel])
+    compile_model(model, keras.optimizers.SGD(0.5), **MODES[mode])
+    si = SICallback(STRENGTH, DAMPING, include=include)
+    network = LinearTable()
+    reference = oracle.ReferenceSI(
+        network,
+        [table, *kernel],
+        oracle.SGD(0.5),
+        STRENGTH,
+        DAMPING,
+        tracked=None if include is None else [False, True, False],
+    )
+    for shift in range(2):
+        labels = (y + shift) % 3
+        model.fit(
+            words,
+            labels,
+            batch_size=8,
+            epochs=2,
+            shuffle=False,
+            callbacks=[si],
+            verbose=0,
+        )
+        oracle.fit(reference, one_hot, labels, 8, 2)
+        reference.consolidate()
+    importance = [
+        w for w, t in zip(reference.importance, reference.tracked) if t
+    ]
+    assert_close(si.get_importance().values(), importance, "importance")
+    assert_close(model.get_weights(), reference.weights, "weights")
+    assert max(w.max() for w in importance) > 1e-2
+
+
+class LinearTable:
+    """An embedding and a dense layer, as two dense layers in NumPy."""
+
+    def loss_and_gradients(self, weights, x, y, sample_weight=None):
+        table, kernel, bias = weights
+        hidden = x @ table
+        losses, gradient = oracle.cross_entropy(hidden @ kernel + bias, y)
+        gradient = gradient / len(x)
+        return losses.mean(), [
+            x.T @ (gradient @ kernel.T),
+            hidden.T @ gradient,
+            gradient.sum(axis=0),
+        ]
+
+
 def test_conservation_of_the_path_integral():
     """Small full-batch steps: the integral is the fall of the loss."""
     (x, y), *_ = make_tasks()
