@@ -58,22 +58,47 @@ def as_dense(gradient):
     return gradient
 
 
-def wrap_train_step(model, scope, state):
-    """Runs every training step of `model` inside `scope(penalties)`.
+def wrap_steps(model, scope, state):
+    """Runs every step of `model` inside `scope(penalties)`.
 
     Args:
-        model: A compiled `keras.Model`. `train_step` is replaced on the
-            instance; `unwrap_train_step` undoes it.
+        model: A compiled `keras.Model`. Its steps are replaced on the
+            instance; `unwrap_steps` undoes it.
         scope: Callable that takes the tensor of known penalties and returns
             a context manager.
         state: The `SIState`. Its `penalty_sum` and `sample_count` are updated
             as Keras updates the logged `loss`: weighted by batch size.
     """
-    unwrap_train_step(model)
+    unwrap_steps(model)
+    if keras.backend.backend() == "jax":
+        _wrap_jax_steps(model, scope, state)
+    else:
+        _replace(model, "train_step", _stateful_step(model, scope, state))
+    retrace(model)
+
+
+def unwrap_steps(model):
+    """Gives `model` back the steps it had, if they were wrapped."""
+    for name in ("train_step", "test_step", "make_test_function"):
+        original = getattr(getattr(model, name), "keras_si_original", None)
+        if original is not None:
+            delattr(model, name)
+            if getattr(model, name) != original:
+                setattr(model, name, original)
+    retrace(model)
+
+
+def _replace(model, name, wrapper):
+    original = getattr(model, name)
+    wrapper = functools.wraps(original)(wrapper)
+    wrapper.keras_si_original = original
+    setattr(model, name, wrapper)
+
+
+def _stateful_step(model, scope, state):
     original = model.train_step
 
-    @functools.wraps(original)
-    def stateful(data):
+    def train_step(data):
         size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
         penalties = keras.ops.copy(state.penalties)
         state.penalty_sum.assign_add(size * keras.ops.sum(penalties))
@@ -81,49 +106,67 @@ def wrap_train_step(model, scope, state):
         with scope(penalties):
             return original(data)
 
-    @functools.wraps(original)
-    def stateless(model_state, data):
-        # JAX: the optimizer's variables travel in the traced state.
-        position = {
-            id(variable): index
-            for index, variable in enumerate(model.optimizer.variables)
-        }
-        size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
-        penalties = model_state[2][position[id(state.penalties)]]
-        with scope(penalties):
-            logs, model_state = original(model_state, data)
-        optimizer_state = list(model_state[2])
-        optimizer_state[position[id(state.penalty_sum)]] += (
-            size * penalties.sum()
+    return train_step
+
+
+def _wrap_jax_steps(model, scope, state):
+    """Wraps JAX's steps, which take all variables and return them anew.
+
+    A variable that is not among them would be a constant of the compiled
+    step. Training brings the optimizer's, and so SI's; testing does not.
+    """
+    import jax
+
+    if keras.config.is_nnx_enabled():
+        raise ValueError(
+            "SICallback does not work with NNX, which takes the training step "
+            "from the model's class. Set KERAS_NNX_ENABLED=false."
         )
-        optimizer_state[position[id(state.sample_count)]] += size
-        return logs, (*model_state[:2], optimizer_state, *model_state[3:])
+    originals = model.train_step, model.test_step, model.make_test_function
 
-    wrapper = stateless if keras.backend.backend() == "jax" else stateful
-    wrapper.keras_si_original = original
-    model.train_step = wrapper
-    retrace(model)
+    def train_step(model_state, data):
+        index = {id(v): i for i, v in enumerate(model.optimizer.variables)}
+        size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
+        penalties = model_state[2][index[id(state.penalties)]]
+        with scope(penalties):
+            logs, model_state = originals[0](model_state, data)
+        new = list(model_state[2])
+        new[index[id(state.penalty_sum)]] += size * penalties.sum()
+        new[index[id(state.sample_count)]] += size
+        return logs, (*model_state[:2], new, *model_state[3:])
 
+    known = None
 
-def unwrap_train_step(model):
-    """Gives `model` back the `train_step` it had, if it was wrapped."""
-    original = getattr(model.train_step, "keras_si_original", None)
-    if original is None:
-        return
-    del model.train_step
-    if model.train_step != original:
-        model.train_step = original
-    retrace(model)
+    def test_step(model_state, data):
+        penalties = jax.pure_callback(
+            lambda: known,
+            jax.ShapeDtypeStruct(state.penalties.shape, state.penalties.dtype),
+        )
+        with scope(penalties):
+            return originals[1](model_state, data)
+
+    def make_test_function(force=False):
+        # Keras calls it before every evaluation, whose weights stand still.
+        nonlocal known
+        model.jax_state_sync()
+        state.refresh_penalties()
+        known = keras.ops.convert_to_numpy(state.penalties)
+        return originals[2](force)
+
+    _replace(model, "train_step", train_step)
+    _replace(model, "test_step", test_step)
+    _replace(model, "make_test_function", make_test_function)
 
 
 def retrace(model):
-    """Makes `model` trace its training function anew, if it has one.
+    """Makes `model` trace its functions anew, if it has any.
 
     A function that was traced before would never call what is new: SI would
     silently do nothing.
     """
     if model.train_function is not None:
         model.make_train_function(force=True)
+    model.test_function = None
 
 
 def set_optimizer(model, optimizer):

@@ -89,7 +89,7 @@ class SICallback(keras.callbacks.Callback):
     def strength(self, strength):
         self._strength = check_strength(strength)
         if self._optimizer is not None:
-            self._optimizer.state.strength.assign(self._strength)
+            self._state.strength.assign(self._strength)
 
     @property
     def damping(self):
@@ -114,9 +114,9 @@ class SICallback(keras.callbacks.Callback):
         Raises:
             ValueError: If no model is attached, or weights are not finite.
         """
-        self._attached()
+        state = self._state
         self._report_nonfinite()
-        self._optimizer.state.consolidate(self._damping)
+        state.consolidate(self._damping)
 
     def detach(self):
         """Gives the model its own optimizer and regularizers back.
@@ -135,7 +135,7 @@ class SICallback(keras.callbacks.Callback):
         else:
             outer = si_optimizer.inner_optimizer
         backend.set_optimizer(model, outer)
-        backend.unwrap_train_step(model)
+        backend.unwrap_steps(model)
         self._optimizer = None
 
     # Hooks.
@@ -156,21 +156,22 @@ class SICallback(keras.callbacks.Callback):
         backend.forget_initial_epoch(self.model)
         if self._optimizer is not None:
             self._settle()
-            self._optimizer.state.refresh_penalties()
-            self._optimizer.state.reset_mean_penalty()
+            self._state.refresh_penalties()
+            self._state.reset_mean_penalty()
 
     def on_epoch_end(self, epoch, logs=None):
-        if self._attached() and logs is not None:
-            logs["si_penalty"] = self._optimizer.state.mean_penalty()
+        state = self._state
+        if logs is not None:
+            logs["si_penalty"] = state.mean_penalty()
         self._report_nonfinite()
         if self._consolidate == "epoch_end":
-            self._optimizer.state.consolidate(self._damping)
+            state.consolidate(self._damping)
 
     def on_train_end(self, logs=None):
-        if self._consolidate == "train_end" and self._attached():
+        if self._consolidate == "train_end":
             # Carried out when next needed: callbacks listed after this one
             # may still restore weights.
-            self._optimizer.state.due.assign(1)
+            self._state.due.assign(1)
 
     # Attaching.
 
@@ -202,7 +203,7 @@ class SICallback(keras.callbacks.Callback):
         si_optimizer.attach_regularizers()
         if isinstance(current, SIOptimizer) and current is not si_optimizer:
             current.detach_regularizers()  # of what is no longer tracked
-        backend.wrap_train_step(
+        backend.wrap_steps(
             model, si_optimizer.known_penalties, si_optimizer.state
         )
 
@@ -244,31 +245,36 @@ class SICallback(keras.callbacks.Callback):
                 "`model.fit(..., callbacks=[si])` first, or call "
                 "`si.set_model(model)` on a built, compiled model."
             )
-        return True
 
     # State.
 
+    @property
+    def _state(self):
+        """The `SIState`, holding what it holds now."""
+        self._attached()
+        # Under JAX, variables are empty while an epoch runs, and what is
+        # assigned to them is lost, until the model is asked for.
+        self.model  # noqa: B018
+        return self._optimizer.state
+
     def _settle(self):
         """Carries out a consolidation that is due."""
-        if int(ops.convert_to_numpy(self._optimizer.state.due)):
+        if int(ops.convert_to_numpy(self._state.due)):
             self.consolidate()
 
     def _read(self, name):
-        self._attached()
-        self.model  # noqa: B018 - under JAX, reading it syncs the state
         self._settle()
+        state = self._state
         return {
-            variable.path: ops.convert_to_numpy(state)
-            for variable, state in zip(
-                self._optimizer.state.variables,
-                getattr(self._optimizer.state, name),
-                strict=True,
+            variable.path: ops.convert_to_numpy(array)
+            for variable, array in zip(
+                state.variables, getattr(state, name), strict=True
             )
         }
 
     def _report_nonfinite(self):
         """Keeps what is not finite out of SI's state, and says so."""
-        dropped = self._optimizer.state.drop_nonfinite()
+        dropped = self._state.drop_nonfinite()
         if dropped:
             where = ", ".join(f"{n} in '{p}'" for p, n in dropped.items())
             warnings.warn(
@@ -277,7 +283,7 @@ class SICallback(keras.callbacks.Callback):
                 "Lower the learning rate or clip the gradients.",
                 stacklevel=3,
             )
-        broken = self._optimizer.state.nonfinite_weights()
+        broken = self._state.nonfinite_weights()
         if broken:
             warnings.warn(
                 "SICallback: there are NaN or infinite values in the weights "

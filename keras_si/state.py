@@ -84,10 +84,9 @@ class SIState:
 
     def weights(self, slot):
         """Returns theta of now, in the state's precision."""
-        return ops.cast(
-            ops.convert_to_tensor(self.variables[slot]),
-            self.references[slot].dtype,
-        )
+        weights = ops.convert_to_tensor(self.variables[slot])
+        # Outside a step, torch would record all that is done with them.
+        return ops.cast(ops.stop_gradient(weights), self.references[slot].dtype)
 
     def _strength(self, slot):
         return ops.cast(self.strength, self.references[slot].dtype)
@@ -170,7 +169,8 @@ class SIState:
                     for n, o in zip(new, now, strict=True)
                 ],
             )
-        self.steps.assign(ops.where(condition, 0, self.steps))
+        steps = ops.convert_to_tensor(self.steps)
+        self.steps.assign(ops.where(condition, 0, steps))
 
     def _consolidated(self, slot, damping):
         weights = self.weights(slot)
