@@ -11,6 +11,14 @@ import pytest
 SIZES = (6, 9, 7, 3)
 
 
+def only_on(*backends, reason="it is that backend's own"):
+    """Returns the mark of a test that the other backends skip."""
+    return pytest.mark.skipif(
+        keras.backend.backend() not in backends,
+        reason=f"on {' and '.join(backends)} only: {reason}",
+    )
+
+
 @pytest.fixture(autouse=True)
 def _fresh_keras():
     keras.utils.clear_session()

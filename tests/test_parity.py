@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference_si as oracle
-from conftest import compile_model, make_model, make_tasks
+from conftest import compile_model, make_model, make_tasks, only_on
 from keras import ops
 
 from keras_si import SICallback
@@ -61,13 +61,10 @@ OPTIMIZERS = {
     ),
 }
 MODES = {
-    "graph": {"jit_compile": False},
+    "default": {},  # on a CPU, JAX compiles, TensorFlow and torch do not
     "jit": {"jit_compile": True},
     "eager": {"run_eagerly": True},
-    "three_steps_per_execution": {
-        "jit_compile": False,
-        "steps_per_execution": 3,
-    },
+    "three_steps_per_execution": {"steps_per_execution": 3},
 }
 
 
@@ -108,7 +105,7 @@ def run(
     model,
     optimizer,
     reference_optimizer,
-    mode="graph",
+    mode="default",
     network=None,
     accumulation=1,
     sample_weight=None,
@@ -183,14 +180,25 @@ def test_optimizers(name):
     run(make_model(), optimizer(), reference_optimizer())
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(
+            mode,
+            marks=only_on("tensorflow", "jax", reason="Keras's torch refuses")
+            if "steps_per_execution" in options
+            else (),
+        )
+        for mode, options in MODES.items()
+    ],
+)
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_modes(name, mode):
     optimizer, reference_optimizer = OPTIMIZERS[name]
     run(make_model(), optimizer(), reference_optimizer(), mode)
 
 
-@pytest.mark.parametrize("mode", ["graph", "jit", "eager"])
+@pytest.mark.parametrize("mode", ["default", "jit", "eager"])
 @pytest.mark.parametrize("steps", [2, 4])
 def test_gradient_accumulation(steps, mode):
     run(
