@@ -47,7 +47,12 @@ setup(
         "tensorflow>=2.21",
         "tensorflow-datasets>=4.9.10",
     ],
-    extras_require={"test": TEST, "dev": DEV},
+    extras_require={
+        "test": TEST,
+        "dev": DEV,
+        "jax": ["jax"],
+        "torch": ["torch"],
+    },
     entry_points={"console_scripts": ["keras-si = keras_si_cli.main:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

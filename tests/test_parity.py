@@ -61,7 +61,7 @@ OPTIMIZERS = {
     ),
 }
 MODES = {
-    "default": {},  # on a CPU, JAX compiles, TensorFlow and torch do not
+    "graph": {},  # Keras's default; on a CPU, JAX alone compiles it
     "jit": {"jit_compile": True},
     "eager": {"run_eagerly": True},
     "three_steps_per_execution": {"steps_per_execution": 3},
@@ -105,7 +105,7 @@ def run(
     model,
     optimizer,
     reference_optimizer,
-    mode="default",
+    mode="graph",
     network=None,
     accumulation=1,
     sample_weight=None,
@@ -198,7 +198,7 @@ def test_modes(name, mode):
     run(make_model(), optimizer(), reference_optimizer(), mode)
 
 
-@pytest.mark.parametrize("mode", ["default", "jit", "eager"])
+@pytest.mark.parametrize("mode", ["graph", "jit", "eager"])
 @pytest.mark.parametrize("steps", [2, 4])
 def test_gradient_accumulation(steps, mode):
     run(

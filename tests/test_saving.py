@@ -117,7 +117,7 @@ def test_after_detach_a_model_saves_as_if_si_had_never_been_there(tmp_path):
     si.detach()
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert type(loaded.optimizer) is keras.optimizers.Adam
+    assert isinstance(loaded.optimizer, keras.optimizers.Adam)
     task = make_tasks()[1]
     assert fit(model, task) == fit(loaded, task)
 
