@@ -8,6 +8,17 @@ import functools
 
 import keras
 
+_STEPS = ("train_step", "test_step", "make_test_function")
+
+
+def check_supported():
+    """Refuses settings of the backend under which SI would do nothing."""
+    if keras.backend.backend() == "jax" and keras.config.is_nnx_enabled():
+        raise ValueError(
+            "SICallback does not work with NNX, which takes the training step "
+            "from the model's class. Set KERAS_NNX_ENABLED=false."
+        )
+
 
 def run_update(function, gradients, cache, key):
     """Calls `function(gradients)`, compiled by XLA where possible and useful.
@@ -79,7 +90,7 @@ def wrap_steps(model, scope, state):
 
 def unwrap_steps(model):
     """Gives `model` back the steps it had, if they were wrapped."""
-    for name in ("train_step", "test_step", "make_test_function"):
+    for name in _STEPS:
         original = getattr(getattr(model, name), "keras_si_original", None)
         if original is not None:
             delattr(model, name)
@@ -117,19 +128,14 @@ def _wrap_jax_steps(model, scope, state):
     """
     import jax
 
-    if keras.config.is_nnx_enabled():
-        raise ValueError(
-            "SICallback does not work with NNX, which takes the training step "
-            "from the model's class. Set KERAS_NNX_ENABLED=false."
-        )
-    originals = model.train_step, model.test_step, model.make_test_function
+    train, test, make_test = (getattr(model, name) for name in _STEPS)
 
     def train_step(model_state, data):
         index = {id(v): i for i, v in enumerate(model.optimizer.variables)}
         size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
         penalties = model_state[2][index[id(state.penalties)]]
         with scope(penalties):
-            logs, model_state = originals[0](model_state, data)
+            logs, model_state = train(model_state, data)
         new = list(model_state[2])
         new[index[id(state.penalty_sum)]] += size * penalties.sum()
         new[index[id(state.sample_count)]] += size
@@ -143,7 +149,7 @@ def _wrap_jax_steps(model, scope, state):
             jax.ShapeDtypeStruct(state.penalties.shape, state.penalties.dtype),
         )
         with scope(penalties):
-            return originals[1](model_state, data)
+            return test(model_state, data)
 
     def make_test_function(force=False):
         # Keras calls it before every evaluation, whose weights stand still.
@@ -151,7 +157,7 @@ def _wrap_jax_steps(model, scope, state):
         model.jax_state_sync()
         state.refresh_penalties()
         known = keras.ops.convert_to_numpy(state.penalties)
-        return originals[2](force)
+        return make_test(force)
 
     _replace(model, "train_step", train_step)
     _replace(model, "test_step", test_step)

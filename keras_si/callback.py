@@ -126,8 +126,7 @@ class SICallback(keras.callbacks.Callback):
         Raises:
             ValueError: If no model is attached.
         """
-        self._attached()
-        model, si_optimizer = self.model, self._optimizer
+        model, si_optimizer = self.model, self._attached()
         si_optimizer.detach_regularizers()
         outer = model.optimizer
         if isinstance(outer, keras.optimizers.LossScaleOptimizer):
@@ -176,6 +175,7 @@ class SICallback(keras.callbacks.Callback):
     # Attaching.
 
     def _attach(self):
+        backend.check_supported()
         model = self.model
         outer = model.optimizer
         if outer is None:
@@ -239,23 +239,23 @@ class SICallback(keras.callbacks.Callback):
         self.on_epoch_begin(0)
 
     def _attached(self):
+        """Returns the SI optimizer; its variables hold the values of now."""
         if self._optimizer is None:
             raise ValueError(
                 "This SICallback is not attached to a model. Pass it to "
                 "`model.fit(..., callbacks=[si])` first, or call "
                 "`si.set_model(model)` on a built, compiled model."
             )
+        # Under JAX, variables are empty while an epoch runs, and what is
+        # assigned to them is lost, until the model is asked for.
+        self.model  # noqa: B018
+        return self._optimizer
 
     # State.
 
     @property
     def _state(self):
-        """The `SIState`, holding what it holds now."""
-        self._attached()
-        # Under JAX, variables are empty while an epoch runs, and what is
-        # assigned to them is lost, until the model is asked for.
-        self.model  # noqa: B018
-        return self._optimizer.state
+        return self._attached().state
 
     def _settle(self):
         """Carries out a consolidation that is due."""

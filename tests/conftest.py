@@ -26,6 +26,10 @@ def _fresh_keras():
     keras.utils.set_random_seed(7)
 
 
+# For a compiled variant of a test. `test_parity.test_modes` runs on torch too.
+JIT = only_on("tensorflow", "jax", reason="torch compiles for a minute")
+
+
 def make_tasks(count=3, examples=22, seed=3):
     """Returns `count` small classification tasks `(x, y)`."""
     rng = np.random.default_rng(seed)

@@ -55,8 +55,11 @@ def test_a_users_own_train_step_is_given_back():
 @only_on("jax")
 def test_nnx_is_refused(monkeypatch):
     monkeypatch.setattr(keras.config, "is_nnx_enabled", lambda: True)
+    model = compile_model(make_model())
+    optimizer = model.optimizer
     with pytest.raises(ValueError, match="NNX.*KERAS_NNX_ENABLED"):
-        SICallback().set_model(compile_model(make_model()))
+        SICallback().set_model(model)
+    assert model.optimizer is optimizer
 
 
 @only_on("tensorflow", reason="the others build before callbacks begin")

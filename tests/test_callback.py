@@ -5,7 +5,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
-from conftest import SIZES, compile_model, make_model, make_tasks, only_on
+from conftest import JIT, SIZES, compile_model, make_model, make_tasks, only_on
 from keras import ops
 
 from keras_si import SICallback, SIRegularizer
@@ -45,7 +45,7 @@ def short(path):
 # It takes effect.
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=JIT)])
 def test_naive_and_si_differ(jit_compile):
     naive = trained(jit_compile=jit_compile)
     si = trained(SICallback(strength=1.0), jit_compile=jit_compile)
@@ -72,10 +72,10 @@ def test_strength_zero_still_measures_importance():
     assert flat(si.get_importance()).max() > 1e-3
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"jit_compile": True}])
-def test_takes_effect_on_a_model_that_was_trained_before(kwargs):
+@pytest.mark.parametrize("jit_compile", ["auto", pytest.param(True, marks=JIT)])
+def test_takes_effect_on_a_model_that_was_trained_before(jit_compile):
     first, second, third = make_tasks()
-    model = compile_model(make_model(), **kwargs)
+    model = compile_model(make_model(), jit_compile=jit_compile)
     fit(model, first)  # traces the training function without SI
     si = SICallback()
     start = [w.copy() for w in model.get_weights()]
@@ -312,7 +312,7 @@ def test_epoch_end():
         np.testing.assert_array_equal(weights, now[name])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=JIT)])
 def test_every_n_steps_equals_consolidating_by_hand(jit_compile):
     x, y = make_tasks(1, examples=32)[0]
     states = []

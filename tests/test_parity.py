@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference_si as oracle
-from conftest import compile_model, make_model, make_tasks, only_on
+from conftest import JIT, compile_model, make_model, make_tasks, only_on
 from keras import ops
 
 from keras_si import SICallback
@@ -198,7 +198,9 @@ def test_modes(name, mode):
     run(make_model(), optimizer(), reference_optimizer(), mode)
 
 
-@pytest.mark.parametrize("mode", ["graph", "jit", "eager"])
+@pytest.mark.parametrize(
+    "mode", ["graph", pytest.param("jit", marks=JIT), "eager"]
+)
 @pytest.mark.parametrize("steps", [2, 4])
 def test_gradient_accumulation(steps, mode):
     run(
@@ -260,7 +262,9 @@ def test_dynamic_loss_scaling_is_undone():
     )
 
 
-@pytest.mark.parametrize("mode", ["graph", "jit", "eager"])
+@pytest.mark.parametrize(
+    "mode", ["graph", pytest.param("jit", marks=JIT), "eager"]
+)
 @pytest.mark.parametrize("include", [None, "kernel"])
 def test_embeddings(include, mode):
     """A sparse gradient counts as the dense one: a table is a kernel."""
