@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 from .errors import OptionError
 from .methods import METHODS
@@ -10,6 +11,11 @@ from .presets import BENCHMARKS
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # keras.utils.set_random_seed takes 32 bits.
 MAX_SEED = 2**32 - 1
+# What TFDS can find: name, then /configuration and :version if they matter.
+DATASET = re.compile(
+    r"[a-z][a-z0-9_]*(/[A-Za-z0-9_+.-]+)?"
+    r"(:([0-9]+|\*)(\.([0-9]+|\*)){2})?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +86,15 @@ class RunConfig:
             )
         if not self.dataset.strip():
             raise OptionError("--dataset", "received an empty name")
+        if not DATASET.fullmatch(self.dataset):
+            raise OptionError(
+                "--dataset",
+                f"received {self.dataset!r}, expected a TFDS name in "
+                "lower-case letters, digits and underscores, as in cifar10, "
+                "emnist/letters or mnist:3.0.1",
+            )
+        if not self.output.strip():
+            raise OptionError("--output", "received an empty name")
 
     def to_dict(self):
         """Returns the options as JSON can hold them."""

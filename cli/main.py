@@ -195,7 +195,8 @@ def _run(benchmark, preset, hidden, jit, output, overwrite, data_dir, **given):
             f"received {data_dir}, expected a folder that exists: make it "
             "first if the dataset is to be downloaded to it",
         )
-    output = output or output_module.default_folder(benchmark)
+    if output is None:
+        output = output_module.default_folder(benchmark)
     config = config_module.resolve(
         benchmark,
         preset,
@@ -212,8 +213,7 @@ def _run(benchmark, preset, hidden, jit, output, overwrite, data_dir, **given):
         results = _train(config)
     except BaseException:
         # A run that ended before its first result leaves no empty folder.
-        if made and not os.listdir(output):
-            os.rmdir(output)
+        output_module.remove_empty(made)
         raise
     _show(results, output)
 
@@ -236,13 +236,15 @@ def _train(config):
 
 def _show(results, output):
     from rich.console import Console
+    from rich.text import Text
 
     from . import report
 
+    # What the user has named is text: not markup, and no :emoji: either.
     console = Console(highlight=False)
-    console.print(f"\n{report.accuracy_title(results)}", markup=False)
+    console.print(Text(f"\n{report.accuracy_title(results)}"))
     console.print(report.accuracy_table(results))
-    console.print(f"results and figure: {output}", markup=False, soft_wrap=True)
+    console.print(Text(f"results and figure: {output}"), soft_wrap=True)
 
 
 @main.command()

@@ -1,5 +1,6 @@
 """Where results may be written: checked before anything heavy starts."""
 
+import contextlib
 import datetime
 import os
 import pathlib
@@ -14,12 +15,18 @@ def default_folder(benchmark):
 
 
 def prepare_folder(output, overwrite):
-    """Makes the folder and tries it; returns whether it was made here."""
+    """Makes the folder and tries it.
+
+    Returns:
+        The folders that were made for it, the innermost first, as
+        `remove_empty` takes them.
+    """
     path = pathlib.Path(output)
+    made = []
     try:
         if path.exists() and not path.is_dir():
             raise OptionError("--output", f"{output} is a file; name a folder")
-        made = not path.exists()
+        made = [p for p in (path, *path.parents) if not p.exists()]
         path.mkdir(parents=True, exist_ok=True)
         if not overwrite and any(path.iterdir()):
             raise OptionError(
@@ -31,6 +38,7 @@ def prepare_folder(output, overwrite):
         probe.touch()
         probe.unlink()
     except OSError as error:
+        remove_empty(made)
         raise OptionError(
             "--output",
             f"{output} cannot be written ({error.strerror}); name a folder "
@@ -39,8 +47,17 @@ def prepare_folder(output, overwrite):
     return made
 
 
+def remove_empty(folders):
+    """Removes those of the folders that are empty, in the order given."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def check_figure(path, overwrite):
     """Refuses a figure that could not be written, or would be lost."""
+    if not str(path).strip():
+        raise OptionError("--output", "received an empty name")
     path = pathlib.Path(path)
     if path.suffix not in (".png", ".svg"):
         raise OptionError(

@@ -10,6 +10,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from .observer import Observer
 
@@ -58,7 +59,7 @@ class LiveProgress(Observer):
     def __init__(self, console):
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[numbers]}"),
@@ -117,9 +118,7 @@ class LiveProgress(Observer):
         self._update(description=f"{self._where} evaluating")
 
     def task_ended(self, run, task, seconds):
-        self._progress.console.print(
-            task_line(run, task, seconds), markup=False
-        )
+        self._progress.console.print(Text(task_line(run, task, seconds)))
 
     def _update(self, **fields):
         self._progress.update(self._bar, **fields)

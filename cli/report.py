@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from .methods import METHODS
 from .presets import BENCHMARKS
@@ -23,7 +24,7 @@ def accuracy_table(results):
     table = Table(box=SIMPLE_HEAD)
     table.add_column("after task", justify="right")
     for method in results.methods:
-        table.add_column(method, justify="right", no_wrap=True)
+        table.add_column(Text(method), justify="right", no_wrap=True)
     curves = [_curve(results, method) for method in results.methods]
     for task in range(max((len(mean) for mean, _, _ in curves), default=0)):
         table.add_row(
@@ -65,8 +66,9 @@ def comparison_table(labelled):
             ]
             count = spreads[0]["n"]
             table.add_row(
-                label,
-                method,
+                # A string would be read as markup.
+                Text(label),
+                Text(method),
                 *(_percent(s["mean"], s["std"], count > 1) for s in spreads),
                 str(count),
             )
@@ -98,8 +100,14 @@ def write_figure(labelled, path):
         path: The file; its ending, .png or .svg, decides the format.
     """
     path = pathlib.Path(path)
-    # Same results, same bytes: no random ids and no date in the SVG.
-    with rc_context({"svg.hashsalt": "keras-si", "font.size": 11}):
+    style = {
+        # Same results, same bytes: no random ids and no date in the SVG.
+        "svg.hashsalt": "keras-si",
+        # Names are shown as they are, $ included.
+        "text.parse_math": False,
+        "font.size": 11,
+    }
+    with rc_context(style):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.add_subplot()
         for label, results in labelled:

@@ -1,6 +1,7 @@
 """Checks of what users pass to `SICallback`."""
 
 import math
+import numbers
 import re
 
 
@@ -25,18 +26,22 @@ def check_damping(damping):
 def _is_number(value):
     try:
         return not isinstance(value, bool) and math.isfinite(value)
-    except TypeError:
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
 def check_consolidate(consolidate):
-    is_count = (
-        isinstance(consolidate, int)
+    if consolidate is None or (
+        isinstance(consolidate, str)
+        and consolidate in ("train_end", "epoch_end")
+    ):
+        return consolidate
+    if (
+        isinstance(consolidate, numbers.Integral)
         and not isinstance(consolidate, bool)
         and consolidate >= 1
-    )
-    if consolidate in ("train_end", "epoch_end", None) or is_count:
-        return consolidate
+    ):
+        return int(consolidate)
     raise ValueError(
         '`consolidate` must be "train_end", "epoch_end", a positive int (every '
         f"so many optimizer steps) or None. Received: {consolidate!r}."

@@ -11,8 +11,17 @@ import keras
 _STEPS = ("train_step", "test_step", "make_test_function")
 
 
-def check_supported():
-    """Refuses settings of the backend under which SI would do nothing."""
+def check_supported(model):
+    """Refuses settings of the backend under which SI would go wrong."""
+    strategy = getattr(model, "distribute_strategy", None)
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
+    if replicas > 1:
+        raise ValueError(
+            "SICallback does not support tf.distribute yet: each replica "
+            "would see its own gradient. Received: a model made under "
+            f"{type(strategy).__name__} with {replicas} replicas. Make it "
+            "outside the strategy's scope."
+        )
     if keras.backend.backend() == "jax" and keras.config.is_nnx_enabled():
         raise ValueError(
             "SICallback does not work with NNX, which takes the training step "
@@ -84,7 +93,9 @@ def wrap_steps(model, scope, state):
     if keras.backend.backend() == "jax":
         _wrap_jax_steps(model, scope, state)
     else:
-        _replace(model, "train_step", _stateful_step(model, scope, state))
+        _replace(
+            model, "train_step", _stateful_step(model, scope, state), state
+        )
     retrace(model)
 
 
@@ -99,10 +110,24 @@ def unwrap_steps(model):
     retrace(model)
 
 
-def _replace(model, name, wrapper):
+def steps_are_wrapped(model, state):
+    """Whether `wrap_steps` was called with this model and this state."""
+    return getattr(model.train_step, "keras_si_state", None) is state
+
+
+def regularizers_may_precede_steps():
+    """Whether SI's regularizers work in steps that are not wrapped.
+
+    JAX would take their variables for constants.
+    """
+    return keras.backend.backend() != "jax"
+
+
+def _replace(model, name, wrapper, state):
     original = getattr(model, name)
     wrapper = functools.wraps(original)(wrapper)
     wrapper.keras_si_original = original
+    wrapper.keras_si_state = state
     setattr(model, name, wrapper)
 
 
@@ -159,9 +184,9 @@ def _wrap_jax_steps(model, scope, state):
         known = keras.ops.convert_to_numpy(state.penalties)
         return make_test(force)
 
-    _replace(model, "train_step", train_step)
-    _replace(model, "test_step", test_step)
-    _replace(model, "make_test_function", make_test_function)
+    _replace(model, "train_step", train_step, state)
+    _replace(model, "test_step", test_step, state)
+    _replace(model, "make_test_function", make_test_function, state)
 
 
 def retrace(model):
@@ -201,6 +226,7 @@ def build_before_first_step(model, on_built):
     """
 
     def train_function(iterator):
+        model.train_function = None  # whatever happens: one call alone
         try:
             spec = iterator.element_spec
             x, _, _ = keras.utils.unpack_x_y_sample_weight(spec)
@@ -226,6 +252,12 @@ def build_before_first_step(model, on_built):
 
 
 def _batch_size(data):
+    """Returns the size of a batch as Keras's own step takes it.
+
+    A step of the user's own may get data that has none: each counts as one.
+    """
     x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
-    return keras.ops.shape(first)[0]
+    for leaf in keras.tree.flatten(x):
+        if leaf is not None and len(leaf.shape):
+            return keras.ops.shape(leaf)[0]
+    return 1

@@ -1,18 +1,20 @@
 """Attaches Synaptic Intelligence to a model, and knows where tasks end."""
 
 import warnings
+import weakref
 
 import keras
 from keras import ops
 
-from keras_si import backend
+from keras_si import attachment, backend
 from keras_si.arguments import (
     as_predicate,
     check_consolidate,
     check_damping,
     check_strength,
 )
-from keras_si.optimizer import SIOptimizer
+
+_NAMED_ENDS = ("train_end", "epoch_end", None)
 
 
 class SICallback(keras.callbacks.Callback):
@@ -77,6 +79,8 @@ class SICallback(keras.callbacks.Callback):
         self._include = as_predicate("include", include)
         self._exclude = as_predicate("exclude", exclude)
         self._optimizer = None
+        # The model whose last `fit` ended a task, as a weak reference.
+        self._ended = None
 
     # Public.
 
@@ -90,6 +94,7 @@ class SICallback(keras.callbacks.Callback):
         self._strength = check_strength(strength)
         if self._optimizer is not None:
             self._state.strength.assign(self._strength)
+            self._state.refresh_penalties()
 
     @property
     def damping(self):
@@ -117,6 +122,7 @@ class SICallback(keras.callbacks.Callback):
         state = self._state
         self._report_nonfinite()
         state.consolidate(self._damping)
+        self._ended = None
 
     def detach(self):
         """Gives the model its own optimizer and regularizers back.
@@ -126,16 +132,8 @@ class SICallback(keras.callbacks.Callback):
         Raises:
             ValueError: If no model is attached.
         """
-        model, si_optimizer = self.model, self._attached()
-        si_optimizer.detach_regularizers()
-        outer = model.optimizer
-        if isinstance(outer, keras.optimizers.LossScaleOptimizer):
-            outer.inner_optimizer = si_optimizer.inner_optimizer
-        else:
-            outer = si_optimizer.inner_optimizer
-        backend.set_optimizer(model, outer)
-        backend.unwrap_steps(model)
-        self._optimizer = None
+        attachment.detach(self.model, self._attached())
+        self._optimizer = self._ended = None
 
     # Hooks.
 
@@ -146,97 +144,82 @@ class SICallback(keras.callbacks.Callback):
             self._attach()
 
     def on_train_begin(self, logs=None):
-        if self._optimizer is None:
-            backend.build_before_first_step(self.model, self._begin_unbuilt)
+        if self._optimizer is not None:
+            self._optimizer.driver = self
 
     def on_epoch_begin(self, epoch, logs=None):
         # Not in `on_train_begin`: callbacks listed after this one may restore
         # weights there.
         backend.forget_initial_epoch(self.model)
-        if self._optimizer is not None:
-            self._settle()
-            self._state.refresh_penalties()
-            self._state.reset_mean_penalty()
+        if self._optimizer is None:
+            backend.build_before_first_step(self.model, self._begin_unbuilt)
+            return
+        if self._optimizer.driver is not self:
+            raise ValueError(
+                "Two SICallbacks were passed to one `fit`. Pass one: its "
+                "`include` and `exclude` take several patterns."
+            )
+        self._settle()
+        self._begin_epoch()
+
+    def _begin_epoch(self):
+        state = self._state
+        self._optimizer.driver = self
+        state.refresh_penalties()
+        state.reset_mean_penalty()
+        self._iterations = self._count_iterations()
 
     def on_epoch_end(self, epoch, logs=None):
         state = self._state
         if logs is not None:
             logs["si_penalty"] = state.mean_penalty()
+        if self._count_iterations() == self._iterations:
+            warnings.warn(
+                "SICallback heard no optimizer step in this epoch: SI has no "
+                "effect. A custom `train_step` must use `self.optimizer`.",
+                stacklevel=2,
+            )
         self._report_nonfinite()
         if self._consolidate == "epoch_end":
             state.consolidate(self._damping)
 
     def on_train_end(self, logs=None):
+        if self._optimizer is None:
+            return
+        self._optimizer.driver = None
         if self._consolidate == "train_end":
             # Carried out when next needed: callbacks listed after this one
-            # may still restore weights.
+            # may still restore weights. Remembered twice: a checkpoint that
+            # is loaded meanwhile may be from before the end.
             self._state.due.assign(1)
+            self._ended = weakref.ref(self.model)
 
     # Attaching.
 
     def _attach(self):
-        backend.check_supported()
-        model = self.model
-        outer = model.optimizer
-        if outer is None:
-            raise ValueError(
-                "SICallback needs a model that was compiled with an optimizer. "
-                f"Received: '{model.name}', compiled without one. Call "
-                "`model.compile(optimizer=..., loss=...)` first."
-            )
-        scaled = isinstance(outer, keras.optimizers.LossScaleOptimizer)
-        current = outer.inner_optimizer if scaled else outer
-        si_optimizer = self._si_optimizer_for(model, current)
-        si_optimizer.state.strength.assign(self._strength)
-        every = self._consolidate if type(self._consolidate) is int else None
-        if si_optimizer.configure_consolidation(self._damping, every):
-            backend.retrace(model)
-        self._optimizer = si_optimizer
-        if si_optimizer is current and si_optimizer.attached():
-            return
-        if scaled:
-            # Inside: it must see unscaled gradients, and no skipped steps.
-            outer.inner_optimizer = si_optimizer
-        else:
-            outer = si_optimizer
-        backend.set_optimizer(model, outer)
-        si_optimizer.attach_regularizers()
-        if isinstance(current, SIOptimizer) and current is not si_optimizer:
-            current.detach_regularizers()  # of what is no longer tracked
-        backend.wrap_steps(
-            model, si_optimizer.known_penalties, si_optimizer.state
+        every = self._consolidate
+        self._optimizer = attachment.attach(
+            self.model,
+            self._tracks(),
+            self._damping,
+            None if every in _NAMED_ENDS else every,
         )
+        self._state.strength.assign(self._strength)
+        self._settle()
+        self._state.refresh_penalties()
 
-    def _si_optimizer_for(self, model, current):
-        """Returns the optimizer that carries on this model's SI state."""
-        variables = model.trainable_variables
-        tracked = [self._tracks(variable) for variable in variables]
-        if isinstance(current, SIOptimizer):
-            chosen = self._include is not None or self._exclude is not None
-            if not chosen or tracked == list(current.tracked):
-                return current
-            if not current.attached():
-                current.attach_regularizers()
-            current = current.inner_optimizer
-        if not any(tracked):
-            raise ValueError(
-                "SICallback has no variable to track. `include` and `exclude` "
-                "leave none of the trainable variables "
-                f"{[variable.path for variable in variables]}."
-            )
-        _check_supported(current)
-        si_optimizer = SIOptimizer(current, tracked=tracked)
-        si_optimizer.build(variables)
-        return si_optimizer
-
-    def _tracks(self, variable):
-        if self._include is not None and not self._include(variable):
-            return False
-        return self._exclude is None or not self._exclude(variable)
+    def _tracks(self):
+        include, exclude = self._include, self._exclude
+        if include is None and exclude is None:
+            return None
+        return lambda variable: (
+            (include is None or bool(include(variable)))
+            and not (exclude is not None and exclude(variable))
+        )
 
     def _begin_unbuilt(self):
         self._attach()
-        self.on_epoch_begin(0)
+        self._begin_epoch()
 
     def _attached(self):
         """Returns the SI optimizer; its variables hold the values of now."""
@@ -259,8 +242,12 @@ class SICallback(keras.callbacks.Callback):
 
     def _settle(self):
         """Carries out a consolidation that is due."""
-        if int(ops.convert_to_numpy(self._state.due)):
+        ended = self._ended is not None and self._ended() is self.model
+        if ended or int(ops.convert_to_numpy(self._state.due)):
             self.consolidate()
+
+    def _count_iterations(self):
+        return int(ops.convert_to_numpy(self._attached().iterations))
 
     def _read(self, name):
         self._settle()
@@ -291,17 +278,4 @@ class SICallback(keras.callbacks.Callback):
                 "integral, and nothing will be consolidated until the weights "
                 "are finite again.",
                 stacklevel=3,
-            )
-
-
-def _check_supported(optimizer):
-    """Refuses what would make the path integral silently wrong."""
-    for inner in getattr(optimizer, "optimizers", []):
-        if inner.gradient_accumulation_steps:
-            raise ValueError(
-                "SICallback cannot see the steps of a MultiOptimizer whose "
-                f"'{inner.name}' accumulates gradients. Received: "
-                "gradient_accumulation_steps="
-                f"{inner.gradient_accumulation_steps}. Use larger batches, or "
-                "one optimizer that accumulates."
             )

@@ -5,7 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_si.backend import as_dense, run_update
+from keras_si import backend
 from keras_si.regularizer import SIRegularizer
 from keras_si.state import SIState
 
@@ -53,6 +53,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
         self.consolidate_every = consolidate_every
         self.tracked = None if tracked is None else list(tracked)
         self.regularizers = []
+        self.__dict__["driver"] = None  # the callback whose `fit` is running
         self._initial_strength = strength
         # One compiled update serves every trace of the training function.
         # Not by plain assignment: Keras would track the dict.
@@ -121,12 +122,12 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
         key = (present, tuple(self._var_key(v) for v in variables))
         gradients = [
-            as_dense(grads[i])
+            backend.as_dense(grads[i])
             if self._var_key(variables[i]) in self._slots
             else grads[i]
             for i in present
         ]
-        run_update(update, gradients, self._compiled_updates, key)
+        backend.run_update(update, gradients, self._compiled_updates, key)
 
     def _update(self, grads, variables):
         state = self.state
@@ -239,6 +240,10 @@ class SIOptimizer(keras.optimizers.Optimizer):
     def iterations(self):
         return self.inner_optimizer.iterations
 
+    def apply_gradients(self, grads_and_vars):
+        super().apply_gradients(grads_and_vars)
+        return self.iterations
+
     def scale_loss(self, loss):
         return self.inner_optimizer.scale_loss(loss)
 
@@ -262,6 +267,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
             )
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
+        if not self.attached() and backend.regularizers_may_precede_steps():
+            # So that `model.losses`, and a new `compile`, know of the state.
+            self.attach_regularizers()
 
     def get_config(self):
         strength = self._initial_strength

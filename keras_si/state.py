@@ -154,20 +154,30 @@ class SIState:
         self.refresh_penalties()
 
     def consolidate_if(self, condition, damping):
-        """Consolidates within a training step, where `condition` holds."""
+        """Consolidates within a training step, where `condition` holds.
+
+        Elements that are not finite are left as they are: omega shows them
+        to `drop_nonfinite`, and they reach neither importance nor reference.
+        """
         for slot in range(len(self.variables)):
-            now = (
-                self.path_integrals[slot],
-                self.importances[slot],
-                self.references[slot],
+            omega, importance, reference = (
+                ops.convert_to_tensor(arrays[slot])
+                for arrays in (
+                    self.path_integrals,
+                    self.importances,
+                    self.references,
+                )
             )
             new = self._consolidated(slot, damping)
+            moved = condition & ops.isfinite(self.weights(slot))
+            measured = moved & ops.isfinite(omega)
             self._assign(
                 slot,
-                [
-                    ops.where(condition, n, ops.convert_to_tensor(o))
-                    for n, o in zip(new, now, strict=True)
-                ],
+                (
+                    ops.where(measured, new[0], omega),
+                    ops.where(measured, new[1], importance),
+                    ops.where(moved, new[2], reference),
+                ),
             )
         steps = ops.convert_to_tensor(self.steps)
         self.steps.assign(ops.where(condition, 0, steps))

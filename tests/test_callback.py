@@ -686,6 +686,18 @@ def test_infinite_gradients_that_an_optimizer_survives_are_said():
     assert np.isfinite(flat(si.get_path_integral())).all()
 
 
+def test_nothing_that_is_not_finite_is_consolidated_within_an_epoch():
+    model, layer = poisoned(np.inf, keras.optimizers.SGD(0.1, clipvalue=0.5))
+    layer.on.assign(1.0)
+    si = SICallback(consolidate=2)
+    x, y = make_tasks(1)[0]
+    with pytest.warns(UserWarning, match="reached the path integral.*3 in"):
+        fit(model, (np.abs(x), y), si, epochs=1)
+    assert np.isfinite(flat(si.get_path_integral())).all()
+    assert np.isfinite(flat(si.get_importance())).all()
+    assert np.isfinite(flat(si.get_reference())).all()
+
+
 # What it refuses.
 
 
@@ -704,6 +716,8 @@ def test_infinite_gradients_that_an_optimizer_survives_are_said():
         ({"consolidate": "batch_end"}, "`consolidate`.*'batch_end'"),
         ({"consolidate": 0}, "`consolidate`.*0"),
         ({"consolidate": True}, "`consolidate`.*True"),
+        ({"strength": 10**400}, "`strength`.*finite"),
+        ({"consolidate": np.array([1, 2])}, "`consolidate`.*array"),
         ({"consolidate": 2.5}, r"`consolidate`.*2\.5"),
         ({"include": "("}, r"`include`.*regular expression.*'\('"),
         ({"exclude": 3}, "`exclude`.*3"),
@@ -736,5 +750,137 @@ def test_a_multi_optimizer_that_accumulates_is_refused():
         )
     )
     model = compile_model(make_model(), optimizer)
+    with pytest.raises(ValueError, match="MultiOptimizer.*accumulates"):
+        fit(model, make_tasks(1)[0], SICallback())
+
+
+def test_any_integer_counts_steps():
+    model = compile_model(make_model())
+    si = SICallback(consolidate=np.int64(2))
+    fit(model, make_tasks(1)[0], si)
+    assert model.optimizer.consolidate_every == 2
+
+
+def test_two_callbacks_in_one_fit_are_refused():
+    model = compile_model(make_model())
+    task = make_tasks(1)[0]
+    with pytest.raises(ValueError, match="Two SICallbacks"):
+        fit(model, task, SICallback(), SICallback())
+    fit(model, task, SICallback())
+
+
+def test_an_uncompiled_model_is_refused():
+    with pytest.raises(ValueError, match="was compiled with an optimizer"):
+        SICallback().set_model(make_model())
+
+
+def test_a_model_without_trainable_weights_is_refused():
+    model = compile_model(make_model())
+    model.trainable = False
+    compile_model(model)
+    with pytest.raises(ValueError, match="has no trainable variables"):
+        SICallback().set_model(model)
+
+
+def test_a_train_step_with_another_optimizer_is_said():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+            self.own = keras.optimizers.SGD(0.1)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def train_step(self, data):
+            return {"loss": keras.ops.sum(data[0][:1])}
+
+    (x, y), *_ = make_tasks(1)
+    model = Own()
+    model.compile(keras.optimizers.Adam(), "mse", run_eagerly=True)
+    model(x[:1])
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX's train_step has another signature")
+    with pytest.warns(UserWarning, match="heard no optimizer step"):
+        fit(model, (x, y), SICallback(consolidate=None), epochs=1)
+
+
+# What the review of state and boundaries found.
+
+
+def test_a_checkpoint_of_the_last_epoch_does_not_undo_a_tasks_end(tmp_path):
+    model = compile_model(make_model())
+    first, second = make_tasks(2)
+    si = SICallback(strength=1.0)
+    path = tmp_path / "best.weights.h5"
+    save = keras.callbacks.ModelCheckpoint(
+        path, monitor="loss", save_weights_only=True, save_best_only=True
+    )
+    fit(model, first, si, save)
+    model.load_weights(path)
+    penalty = fit(model, second, si, save).history["si_penalty"]
+    assert penalty[0] > 0
+    assert flat(si.get_importance()).max() > 1e-3
+
+
+def test_a_due_consolidation_happens_before_train_on_batch():
+    model = compile_model(make_model())
+    first, second = make_tasks(2)
+    si = SICallback()
+    fit(model, first, si)
+    weights = model.get_weights()
+    si.set_model(model)
+    model.train_on_batch(*second)
+    importance = [
+        ops.convert_to_numpy(v) for v in model.optimizer.state.importances
+    ]
+    assert max(i.max() for i in importance) > 1e-3
+    for reference, before in zip(si.get_reference().values(), weights):
+        np.testing.assert_array_equal(reference, before)
+
+
+def test_detach_after_a_new_compile_keeps_the_new_optimizer():
+    model = compile_model(make_model())
+    si = SICallback()
+    fit(model, make_tasks(1)[0], si)
+    compile_model(model, keras.optimizers.SGD(0.1))
+    si.detach()
+    assert type(model.optimizer) is keras.optimizers.SGD
+    assert all(v.regularizer is None for v in model.trainable_variables)
+
+
+@only_on("tensorflow", reason="the others build before callbacks begin")
+def test_a_refusal_leaves_an_unbuilt_model_trainable():
+    model = compile_model(make_model(built=False))
+    task = make_tasks(1)[0]
+    with pytest.raises(ValueError, match="no variable to track"):
+        fit(model, task, SICallback(include="nope"))
+    assert "si_penalty" not in fit(model, task).history
+
+
+def test_no_epochs_on_an_unbuilt_model():
+    model = compile_model(make_model(built=False))
+    fit(model, make_tasks(1)[0], SICallback(), epochs=0)
+
+
+def test_every_n_steps_counts_steps_and_not_micro_batches():
+    model = compile_model(
+        make_model(),
+        keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
+    )
+    si = SICallback(consolidate=2)
+    si.set_model(model)
+    x, y = make_tasks(1)[0]
+    for micro_batch in range(1, 5):
+        model.train_on_batch(x, y)
+        consolidated = flat(si.get_importance()).max() > 0
+        assert consolidated == (micro_batch == 4)
+
+
+def test_a_callable_multi_optimizer_that_accumulates_is_refused():
+    def make(variable):
+        return keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+
+    model = compile_model(make_model(), keras.optimizers.MultiOptimizer(make))
     with pytest.raises(ValueError, match="MultiOptimizer.*accumulates"):
         fit(model, make_tasks(1)[0], SICallback())

@@ -52,6 +52,13 @@ def cli(monkeypatch, tmp_path):
         ("--precision half", "'--precision': 'half' is not one of 'float32'"),
         ("--data-dir nowhere", "--data-dir: received nowhere"),
         ("--taks 3", "No such option '--taks'"),
+        ("--dataset MNIST", "--dataset: received 'MNIST', expected a TFDS"),
+        ("--dataset ../mnist", "--dataset: received '../mnist'"),
+        ("--dataset fashion-mnist", "--dataset: received 'fashion-mnist'"),
+        ("--dataset mnist/", "--dataset: received 'mnist/'"),
+        ("--dataset mnist:3", "--dataset: received 'mnist:3'"),
+        ("--dataset mnist:3.0.1/a=1", "--dataset: received 'mnist:3.0.1/a=1'"),
+        ("--dataset \uff4dnist", "--dataset: received '\uff4dnist'"),
     ],
 )
 def test_a_wrong_option_is_named_in_one_line(cli, args, expected):
@@ -68,6 +75,37 @@ def test_an_empty_dataset_name_is_refused(cli):
     result = cli("run", "pmnist", "--dataset", " ")
     assert result.exit_code == 2
     assert "--dataset: received an empty name" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mnist",
+        "cifar10",
+        "caltech_birds2011",
+        "emnist/letters",
+        "mnist:3.0.1",
+        "mnist:3.*.*",
+        "cifar10_corrupted/brightness_1:1.0.0",
+        "wmt19_translate/cs-en",
+        "c4/en.noclean",
+    ],
+)
+def test_a_dataset_that_tfds_could_have_is_let_through(cli, name):
+    result = cli("run", "pmnist", "--dataset", name)
+    assert "TensorFlow was started" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["", " "])
+@pytest.mark.parametrize("command", [["run", "pmnist"], ["report", "run"]])
+def test_an_empty_output_is_refused(cli, command, name):
+    result = cli(*command, "--output", name)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        "keras-si: error: --output: received an empty name"
+    )
+    assert result.stderr.count("\n") == 1
+    assert os.listdir() == []
 
 
 def test_an_unknown_benchmark_is_refused(cli):
@@ -112,8 +150,30 @@ def test_a_folder_that_cannot_be_written_is_refused(cli, monkeypatch):
     assert "--output: new cannot be written (Permission" in result.stderr
 
 
-def test_a_failure_leaves_no_empty_folder_and_shows_no_traceback(cli):
-    result = cli("run", "pmnist", "--output", "new")
+def test_what_was_made_for_such_a_folder_is_removed(cli, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "touch", refuse)
+    assert cli("run", "pmnist", "--output", "new/folder").exit_code == 2
+    assert os.listdir() == []
+
+
+def test_a_failure_leaves_the_folders_that_it_did_not_make(cli):
+    os.makedirs("runs/mine")
+    assert cli("run", "pmnist").exit_code == 1
+    assert cli("run", "pmnist", "--output", "runs/mine").exit_code == 1
+    assert cli("run", "pmnist", "--output", "runs/mine/a/b").exit_code == 1
+    assert os.listdir() == ["runs"]
+    assert os.listdir("runs") == ["mine"]
+    assert os.listdir("runs/mine") == []
+
+
+@pytest.mark.parametrize(
+    "given", [[], ["--output", "new"], ["--output", "new/../a/b"]]
+)
+def test_a_failure_leaves_no_empty_folder_and_shows_no_traceback(cli, given):
+    result = cli("run", "pmnist", *given)
     assert result.exit_code == 1
     assert result.stderr == (
         "keras-si: error: SystemError: TensorFlow was started "

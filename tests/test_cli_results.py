@@ -1,5 +1,6 @@
 """results.json, the tables and the figures, against numbers by hand."""
 
+import io
 import json
 import os
 import xml.etree.ElementTree
@@ -7,7 +8,9 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 import rich.console
-from keras_si_cli import report, results
+import rich.text
+from click.testing import CliRunner
+from keras_si_cli import main, progress, report, results, startup
 from keras_si_cli.errors import RunError
 from matplotlib.image import imread
 
@@ -17,6 +20,12 @@ NAN = np.nan
 def make_results(*runs):
     config = {"dataset": "mnist", "tasks": 2}
     return results.Results("pmnist", {"keras_si": "1"}, "CPU", config, [*runs])
+
+
+@pytest.fixture(autouse=True)
+def _no_start(monkeypatch):
+    # TensorFlow is there already.
+    monkeypatch.setattr(startup, "import_quietly", lambda: None)
 
 
 @pytest.fixture
@@ -149,6 +158,164 @@ def test_a_damaged_matrix_is_refused(accuracy, two_methods, tmp_path):
     results.write_json(tmp_path / "results.json", record)
     with pytest.raises(RunError, match="damaged"):
         results.read(tmp_path)
+
+
+def changed(results_, **changes):
+    """The results as JSON, with items of the first run replaced."""
+    record = json.loads(json.dumps(results_.to_dict()).replace("NaN", "null"))
+    record["runs"][0].update(changes)
+    return record
+
+
+def report_on(path):
+    return CliRunner().invoke(main.main, ["report", os.fspath(path)])
+
+
+def assert_damaged(tmp_path, problem):
+    """The command says so in one line that names the file."""
+    result = report_on(tmp_path)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(
+        f"keras-si: error: {tmp_path / 'results.json'} is damaged: "
+    )
+    assert problem in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert len(result.stderr) < 400 + len(os.fspath(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"accuracy": [[1.01]]}, "an accuracy is 1.01"),
+        ({"accuracy": [[-0.1]]}, "an accuracy is -0.1"),
+        ({"accuracy": [[True]]}, "an accuracy is True"),
+        ({"accuracy": [["0.5"]]}, "an accuracy is '0.5'"),
+        ({"accuracy": [[NAN]]}, "an accuracy is nan"),
+        ({"accuracy": [[10**400]]}, "an accuracy is 1000"),
+        ({"accuracy": []}, "not a square matrix"),
+        ({"accuracy": [[0.5], [0.5, 0.5]]}, "not a square matrix"),
+        ({"accuracy": {}}, "'accuracy' is {}, not a list"),
+        ({"seed": float("inf")}, "'seed' is inf, not an integer"),
+        ({"seed": 1.0}, "'seed' is 1.0, not an integer"),
+        ({"seed": True}, "'seed' is True, not an integer"),
+        ({"method": None}, "'method' is None, not a string"),
+        ({"seconds": [1, 2]}, "'seconds' is [1, 2], not an object"),
+        ({"seconds": {"train": 1.0}}, "seconds to 'evaluate' are None"),
+        ({"seconds": {"train": 10**400}}, "seconds to 'train' are 1000"),
+        ({"seconds": {"train": -1}}, "seconds to 'train' are -1"),
+        ({"seconds": {"train": True}}, "seconds to 'train' are True"),
+    ],
+)
+def test_a_damaged_run_is_refused(changes, problem, two_methods, tmp_path):
+    record = changed(two_methods, **changes)
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    assert_damaged(tmp_path, problem)
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"runs": {}}, "'runs' is {}, not a list"),
+        ({"runs": [[]]}, "it has no 'seconds'"),
+        ({"runs": [3]}, "it has no 'seconds'"),
+        ({"runs": None}, "'runs' is None"),
+        ({"benchmark": 3}, "'benchmark' is 3, not a string"),
+        ({"versions": []}, "'versions' is [], not an object"),
+        ({"device": False}, "'device' is False, not a string"),
+        ({"config": [["a", 1]]}, "'config' is [['a', 1]], not an object"),
+        ({"config": {"dataset": []}}, "'dataset' is [], not a string"),
+    ],
+)
+def test_a_damaged_record_is_refused(changes, problem, two_methods, tmp_path):
+    record = {**changed(two_methods), **changes}
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    assert_damaged(tmp_path, problem)
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(tmp_path):
+    (tmp_path / "results.json").write_text("[" * 100_000)
+    assert_damaged(tmp_path, "it is nested too deeply")
+
+
+def test_bytes_that_are_no_text_are_damaged(tmp_path):
+    (tmp_path / "results.json").write_bytes(b"\xff")
+    assert_damaged(tmp_path, "can't decode byte 0xff")
+
+
+@pytest.mark.parametrize("schema", ["true", "1.0", "0", "null", "[" * 900])
+def test_only_a_whole_number_is_a_schema(schema, two_methods, tmp_path):
+    schema += "]" * schema.count("[")
+    text = json.dumps(changed(two_methods))
+    (tmp_path / "results.json").write_text(
+        text.replace('"schema": 1', f'"schema": {schema}')
+    )
+    result = report_on(tmp_path)
+    assert result.exit_code == 1
+    assert "results.json is not a results file of keras-si" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_runs_with_different_numbers_of_tasks_are_damaged(
+    two_methods, tmp_path
+):
+    two_methods.runs[1] = results.Run("si", 1, np.array([[0.8]]))
+    two_methods.write(tmp_path)
+    assert_damaged(tmp_path, "different numbers of tasks, 1 and 2")
+
+
+def test_folders_may_have_different_numbers_of_tasks(two_methods, tmp_path):
+    short = make_results(results.Run("si", 0, np.array([[0.8]])))
+    labelled = [("long", two_methods), ("short", short)]
+    assert "80.00 %" in shown(report.comparison_table(labelled))
+    report.write_figure(labelled, tmp_path / "both.svg")
+    assert "short: Synaptic" in (tmp_path / "both.svg").read_text()
+
+
+NAMES = ["a[b]", "[/nope]", "[red]x", ":smile:", "$\\nope$"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("run")
+    folder = name.replace("/", "\N{DIVISION SLASH}")
+    run = results.Run(name, 0, np.array([[0.5]]))
+    made = make_results(run)
+    assert name in shown(report.accuracy_table(made))
+    made.write("run")
+    os.rename("run", folder)
+    result = CliRunner().invoke(
+        main.main, ["report", folder, "--output", "figure.svg"]
+    )
+    assert result.exit_code == 0, result.stderr
+    row = next(line for line in result.stdout.splitlines() if "50.00" in line)
+    assert row.split()[:2] == [folder, name]
+    assert f"{folder}: {name}" in (tmp_path / "figure.svg").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_end_of_a_run_shows_names_as_they_are(name, capsys):
+    run = results.Run(name, 0, np.array([[0.5]]))
+    made = make_results(run)
+    made.config["dataset"] = name
+    main._show(made, f"runs/{name}")
+    lines = capsys.readouterr().out.splitlines()
+    assert f"permuted MNIST ({name}): average" in lines[1]
+    assert lines[-1] == f"results and figure: runs/{name}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_live_display_shows_names_as_they_are(name):
+    file = io.StringIO()
+    console = rich.console.Console(file=file, force_terminal=True, width=120)
+    with progress.LiveProgress(console) as live:
+        live.loading(name)
+        live.task_started(name, 0, 0)
+        live.task_ended(results.Run(name, 0, np.array([[0.5]])), 0, 1.0)
+    text = rich.text.Text.from_ansi(file.getvalue()).plain
+    assert f"{name} task 1/1" in text
+    assert f"{name:<6} seed 0  task" in text
 
 
 def test_a_folder_without_results_is_named(tmp_path):

@@ -38,6 +38,7 @@ def test_imports_point_one_way():
         "regularizer",
         "state",
         "optimizer",
+        "attachment",
         "callback",
         "__init__",
     ]

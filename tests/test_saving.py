@@ -6,7 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import compile_model, make_model, make_tasks
+from conftest import compile_model, make_model, make_tasks, only_on
 
 from keras_si import SICallback
 
@@ -155,3 +155,18 @@ def test_backup_and_restore_after_a_crash(tmp_path, backup_first):
     assert_same_state(results[0][0], results[1][0])
     for one, other in zip(results[0][1], results[1][1]):
         np.testing.assert_array_equal(one, other)
+
+
+@only_on("tensorflow", "torch", reason="JAX's steps must be wrapped first")
+def test_a_new_compile_after_loading_keeps_the_state(tmp_path):
+    model, si = middle_of_a_task()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    compile_model(loaded, keras.optimizers.SGD(0.1))
+    again = SICallback(strength=1.0, consolidate=None)
+    again.set_model(loaded)
+    assert_same_state(si, again)
+    x, y = make_tasks()[2]
+    np.testing.assert_allclose(
+        model.evaluate(x, y, verbose=0), loaded.evaluate(x, y, verbose=0), 1e-6
+    )

@@ -1,0 +1,118 @@
+"""Puts SI's optimizer into a model, and takes it out again."""
+
+import keras
+
+from keras_si import backend
+from keras_si.optimizer import SIOptimizer
+
+
+def attach(model, tracks, damping, consolidate_every):
+    """Makes `model` train with SI, and returns its `SIOptimizer`.
+
+    State that the model carries already is taken up again: that of its own
+    SI optimizer, or what the variables' regularizers know after `compile`
+    gave the model a new optimizer.
+
+    Args:
+        model: A built, compiled `keras.Model`.
+        tracks: Callable `variable -> bool`, or `None`: what the model's
+            state tracks already, by default every variable.
+        damping: xi.
+        consolidate_every: Steps, or `None`.
+    """
+    backend.check_supported(model)
+    outer = getattr(model, "optimizer", None)
+    if outer is None:
+        raise ValueError(
+            "SICallback needs a model that was compiled with an optimizer. "
+            f"Received: '{model.name}', compiled without one. Call "
+            "`model.compile(optimizer=..., loss=...)` first."
+        )
+    current = _inside(outer)
+    si_optimizer = _carrying_on(model, current, tracks)
+    if si_optimizer.configure_consolidation(damping, consolidate_every):
+        backend.retrace(model)
+    if (
+        si_optimizer is current
+        and si_optimizer.attached()
+        and backend.steps_are_wrapped(model, si_optimizer.state)
+    ):
+        return si_optimizer
+    _install(model, si_optimizer)
+    si_optimizer.attach_regularizers()
+    if isinstance(current, SIOptimizer) and current is not si_optimizer:
+        current.detach_regularizers()  # of what is no longer tracked
+    backend.wrap_steps(model, si_optimizer.known_penalties, si_optimizer.state)
+    return si_optimizer
+
+
+def detach(model, si_optimizer):
+    """Gives `model` its own optimizer, regularizers and steps back."""
+    si_optimizer.detach_regularizers()
+    if _inside(model.optimizer) is si_optimizer:
+        _install(model, si_optimizer.inner_optimizer)
+    backend.unwrap_steps(model)
+
+
+def _inside(optimizer):
+    """Returns what a `LossScaleOptimizer` holds; others as they are."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer.inner_optimizer
+    return optimizer
+
+
+def _install(model, optimizer):
+    outer = model.optimizer
+    if isinstance(outer, keras.optimizers.LossScaleOptimizer):
+        # Inside: SI must see unscaled gradients, and no skipped steps.
+        outer.inner_optimizer = optimizer
+    else:
+        outer = optimizer
+    backend.set_optimizer(model, outer)
+
+
+def _carrying_on(model, current, tracks):
+    """Returns the SI optimizer that carries on the model's state."""
+    variables = model.trainable_variables
+    tracked = [_is_tracked(variable, tracks) for variable in variables]
+    if isinstance(current, SIOptimizer):
+        if tracks is None or tracked == list(current.tracked):
+            return current
+        if not current.attached():
+            current.attach_regularizers()
+        current = current.inner_optimizer
+    if not any(tracked):
+        raise ValueError(
+            "SICallback has no variable to track: "
+            + (
+                "`include` and `exclude` leave none of the trainable "
+                f"variables {[variable.path for variable in variables]}."
+                if variables
+                else f"'{model.name}' has no trainable variables."
+            )
+        )
+    si_optimizer = SIOptimizer(current, tracked=tracked)
+    si_optimizer.build(variables)
+    _refuse_hidden_accumulation(current)
+    return si_optimizer
+
+
+def _is_tracked(variable, tracks):
+    # Such a variable is overwritten by its "gradient" (float8 scales): it
+    # takes no steps.
+    if getattr(variable, "overwrite_with_gradient", False):
+        return False
+    return tracks is None or tracks(variable)
+
+
+def _refuse_hidden_accumulation(optimizer):
+    """Refuses what would make the path integral silently wrong."""
+    for inner in getattr(optimizer, "optimizers", []):
+        if inner.gradient_accumulation_steps:
+            raise ValueError(
+                "SICallback cannot see the steps of a MultiOptimizer whose "
+                f"'{inner.name}' accumulates gradients. Received: "
+                "gradient_accumulation_steps="
+                f"{inner.gradient_accumulation_steps}. Use larger batches, or "
+                "one optimizer that accumulates."
+            )
