@@ -13,7 +13,7 @@ import tempfile
 from keras_si_cli.config import resolve
 from keras_si_cli.startup import import_quietly
 
-STRENGTHS = (3.0, 10.0, 30.0, 100.0)
+STRENGTHS = (3.0, 10.0, 30.0)
 VALIDATION = 10_000
 
 

@@ -42,7 +42,12 @@ BENCHMARKS = {
         presets={
             "quick": Preset(
                 source="the paper's net and tasks, one epoch a task",
-                values={**PMNIST_PAPER, "epochs": 1, "strength": 10.0},
+                values={
+                    **PMNIST_PAPER,
+                    "epochs": 1,
+                    "batch_size": 128,
+                    "strength": 10.0,
+                },
             ),
             "paper": Preset(
                 source=(

@@ -173,7 +173,10 @@ class SICallback(keras.callbacks.Callback):
         state = self._state
         if logs is not None:
             logs["si_penalty"] = state.mean_penalty()
-        if self._count_iterations() == self._iterations:
+        accumulates = (
+            self._optimizer.inner_optimizer.gradient_accumulation_steps
+        )
+        if self._count_iterations() == self._iterations and not accumulates:
             warnings.warn(
                 "SICallback heard no optimizer step in this epoch: SI has no "
                 "effect. A custom `train_step` must use `self.optimizer`.",
