@@ -845,7 +845,7 @@ def test_detach_after_a_new_compile_keeps_the_new_optimizer():
     fit(model, make_tasks(1)[0], si)
     compile_model(model, keras.optimizers.SGD(0.1))
     si.detach()
-    assert type(model.optimizer) is keras.optimizers.SGD
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
     assert all(v.regularizer is None for v in model.trainable_variables)
 
 
