@@ -43,7 +43,7 @@ def main():
             "seeds": 1,
             "precision": "float32",
             "jit": "auto",
-            "output": "",
+            "output": "unused",
         },
     )
     mnist = data.load("mnist")
