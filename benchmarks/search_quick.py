@@ -49,7 +49,20 @@ def main():
             config = resolve(
                 "pmnist",
                 "quick",
-                {**RUN_OPTIONS = {
+                {**RUN_OPTIONS, **given, "output": folder},
+            )
+            results = runner.run(config, dataset=split)
+        accuracy = results.runs[0].average_accuracy[-1]
+        is_si = config.methods == ("si",)
+        print(
+            f"{config.learning_rate:<15}{config.batch_size:<7}"
+            f"{config.methods[0]:<8}{config.strength if is_si else '':<10}"
+            f"{accuracy:.2%}",
+            flush=True,
+        )
+
+
+RUN_OPTIONS = {
     "seed": 0,
     "seeds": 1,
     "precision": "float32",
