@@ -43,6 +43,7 @@ def make_config(**given):
         "epochs": 1,
         "hidden": (16,),
         "batch_size": 32,
+        "learning_rate": 1e-3,
     }
     return config.resolve("pmnist", "quick", {**defaults, **given})
 
