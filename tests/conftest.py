@@ -21,7 +21,8 @@ def only_on(*backends, reason="it is that backend's own"):
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    keras.utils.clear_session()
+    # Without the garbage collection, which would take most of the time.
+    keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(7)
 

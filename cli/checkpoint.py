@@ -1,0 +1,189 @@
+"""Checkpoints of a run: written so that a kill at any moment leaves one.
+
+Two slots take turns. Each is a JSON file that says where the run stands and,
+while a method is under way, a file of weights, named with its checksum. A slot
+is overwritten weights first: until its JSON follows, the checksum does not
+fit, and the other slot is the one to go on from.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+from . import files
+from .errors import RunError
+
+SCHEMA = 1
+SLOTS = (0, 1)
+
+
+@dataclasses.dataclass
+class Position:
+    """What comes next in the run under way.
+
+    Args:
+        task: Index of the task.
+        epoch: Its next epoch; if all are done, its evaluation comes next.
+    """
+
+    task: int = 0
+    epoch: int = 0
+
+    @property
+    def is_start(self):
+        return (self.task, self.epoch) == (0, 0)
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """Where a run stood.
+
+    Args:
+        config: The options of the run, as `RunConfig.to_dict` gives them.
+        versions: What it was run with.
+        runs: The records of all runs so far; the last may be under way.
+        position: What comes next in that one.
+        weights: The file that Keras saved its model to, or `None`.
+    """
+
+    config: dict
+    versions: dict
+    runs: list
+    position: Position
+    weights: pathlib.Path | None
+
+
+class Checkpoints:
+    """Writes the checkpoints of one run folder.
+
+    Args:
+        folder: The run folder.
+        config, versions: As in `Checkpoint`.
+        newest: The slot to keep until another one is good, with its number,
+            as `read` gives it.
+    """
+
+    def __init__(self, folder, config, versions, newest=(1, 0)):
+        self._folder = pathlib.Path(folder)
+        self._config = config
+        self._versions = versions
+        self._slot, self._number = newest
+        self._saved = None
+
+    def save(self, runs, position, model):
+        """Saves where the run stands, with all that `model` knows."""
+        slot = 1 - self._slot
+        path = _weights_path(self._folder, slot)
+        files.write_atomically(path, model.save_weights)
+        self._saved = {
+            "size": path.stat().st_size,
+            "checksum": files.file_checksum(path),
+        }
+        self._slot = slot
+        self._write(runs, position)
+
+    def update(self, runs, position):
+        """Saves where the run stands, the model being that of `save`."""
+        self._write(runs, position)
+
+    def between_runs(self, runs):
+        """Saves that a run is over and the next one has not begun."""
+        self._slot, self._saved = 1 - self._slot, None
+        self._write(runs, Position())
+
+    def _write(self, runs, position):
+        self._number += 1
+        files.write_json(
+            _json_path(self._folder, self._slot),
+            {
+                "schema": SCHEMA,
+                "number": self._number,
+                "config": self._config,
+                "versions": self._versions,
+                "runs": runs,
+                "position": dataclasses.asdict(position),
+                "weights": self._saved,
+            },
+        )
+
+    def remove(self):
+        """Removes the checkpoints: the run is complete."""
+        for slot in SLOTS:
+            _json_path(self._folder, slot).unlink(missing_ok=True)
+            _weights_path(self._folder, slot).unlink(missing_ok=True)
+
+
+def read(folder):
+    """Reads the newest good checkpoint of a folder.
+
+    Returns:
+        The `Checkpoint` or `None`, the slot and number to hand to
+        `Checkpoints`, and the problems of those that are damaged: a list of
+        one-line texts.
+
+    Raises:
+        RunError: If a newer keras-si wrote one.
+    """
+    good, problems = [], []
+    for slot in SLOTS:
+        try:
+            found = _read_slot(pathlib.Path(folder), slot)
+        except files.DamagedFile as error:
+            problems.append(str(error))
+        else:
+            good += [found] if found else []
+    if not good:
+        return None, (1, 0), problems
+    number, slot, checkpoint = max(good, key=lambda found: found[0])
+    return checkpoint, (slot, number), problems
+
+
+def _read_slot(folder, slot):
+    path = _json_path(folder, slot)
+    try:
+        content = files.read_json(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise files.DamagedFile(path, error.strerror) from error
+    if content.get("schema") != SCHEMA:
+        raise RunError(
+            f"{path} has schema {content.get('schema')!r}, this keras-si "
+            f"reads {SCHEMA}; update keras-si"
+        )
+    try:
+        checkpoint = Checkpoint(
+            content["config"],
+            content["versions"],
+            content["runs"],
+            Position(**content["position"]),
+            weights=None,
+        )
+        number, expected = content["number"], content["weights"]
+    except (KeyError, TypeError) as error:
+        raise files.DamagedFile(path, "it is no checkpoint") from error
+    if expected is not None:
+        checkpoint.weights = _weights_path(folder, slot)
+        _check_weights(checkpoint.weights, expected)
+    return number, slot, checkpoint
+
+
+def _check_weights(path, expected):
+    try:
+        size = os.path.getsize(path)
+        if size != expected["size"]:
+            raise files.DamagedFile(
+                path, f"it has {size} bytes, expected {expected['size']}"
+            )
+        if files.file_checksum(path) != expected["checksum"]:
+            raise files.DamagedFile(path, "its checksum does not fit")
+    except OSError as error:
+        raise files.DamagedFile(path, error.strerror) from error
+
+
+def _json_path(folder, slot):
+    return folder / f"checkpoint-{slot}.json"
+
+
+def _weights_path(folder, slot):
+    return folder / f"checkpoint-{slot}.weights.h5"
