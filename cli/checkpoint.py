@@ -53,22 +53,25 @@ class Checkpoint:
     weights: pathlib.Path | None
 
 
+# Slot, number and weights record of a checkpoint that is not there.
+NONE = (1, 0, None)
+
+
 class Checkpoints:
     """Writes the checkpoints of one run folder.
 
     Args:
         folder: The run folder.
         config, versions: As in `Checkpoint`.
-        newest: The slot to keep until another one is good, with its number,
-            as `read` gives it.
+        newest: The checkpoint to keep until another one is good, as `read`
+            gives it.
     """
 
-    def __init__(self, folder, config, versions, newest=(1, 0)):
+    def __init__(self, folder, config, versions, newest=NONE):
         self._folder = pathlib.Path(folder)
         self._config = config
         self._versions = versions
-        self._slot, self._number = newest
-        self._saved = None
+        self._slot, self._number, self._saved = newest
 
     def save(self, runs, position, model):
         """Saves where the run stands, with all that `model` knows."""
@@ -117,8 +120,8 @@ def read(folder):
     """Reads the newest good checkpoint of a folder.
 
     Returns:
-        The `Checkpoint` or `None`, the slot and number to hand to
-        `Checkpoints`, and the problems of those that are damaged: a list of
+        The `Checkpoint` or `None`, what to hand to `Checkpoints` as the
+        newest, and the problems of those that are damaged: a list of
         one-line texts.
 
     Raises:
@@ -133,9 +136,9 @@ def read(folder):
         else:
             good += [found] if found else []
     if not good:
-        return None, (1, 0), problems
-    number, slot, checkpoint = max(good, key=lambda found: found[0])
-    return checkpoint, (slot, number), problems
+        return None, NONE, problems
+    checkpoint, newest = max(good, key=lambda found: found[1][1])
+    return checkpoint, newest, problems
 
 
 def _read_slot(folder, slot):
@@ -165,7 +168,7 @@ def _read_slot(folder, slot):
     if expected is not None:
         checkpoint.weights = _weights_path(folder, slot)
         _check_weights(checkpoint.weights, expected)
-    return number, slot, checkpoint
+    return checkpoint, (slot, number, expected)
 
 
 def _check_weights(path, expected):

@@ -100,6 +100,28 @@ class RunConfig:
         """Returns the options as JSON can hold them."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, options):
+        """Makes it from what `to_dict` gave, also after a way through JSON.
+
+        Raises:
+            OptionError: If an option is missing, unknown or wrong.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        for name in sorted(names ^ set(options)):
+            raise OptionError(
+                _option(name),
+                "unknown here: the configuration is that of another keras-si"
+                if name in options
+                else "missing from the configuration",
+            )
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in options.items()
+            }
+        )
+
 
 def resolve(benchmark, preset, given):
     """Makes a `RunConfig`: the preset's values, then what was given.

@@ -83,7 +83,7 @@ def write_json(path, content):
 
     NaN becomes null.
     """
-    content = _without_nan(content)
+    content = as_json(content)
     content = {**content, CHECKSUM: json_checksum(content)}
     text = json.dumps(content, indent=1, allow_nan=False)
     # A row of a matrix on one line, for those who read the file.
@@ -136,11 +136,12 @@ def _on_one_line(match):
     return re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]")
 
 
-def _without_nan(value):
+def as_json(value):
+    """Returns what comes back when `value` is written as JSON and read."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, float) and math.isnan(value):
         return None
     return value

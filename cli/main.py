@@ -6,6 +6,7 @@ commands, so that `--help` answers at once.
 
 import functools
 import os
+import shlex
 import sys
 import traceback
 
@@ -13,7 +14,8 @@ import click
 
 from . import config as config_module
 from . import output as output_module
-from .errors import OptionError, RunError
+from . import resume as resume_module
+from .errors import Interrupted, OptionError, RunError
 from .methods import METHODS
 from .presets import BENCHMARKS
 
@@ -66,7 +68,7 @@ def _one_line_errors(command):
                 traceback.print_exc()
             if isinstance(error, OptionError | RunError):
                 told = click.ClickException(str(error))
-                told.exit_code = 2 if isinstance(error, OptionError) else 1
+                told.exit_code = error.exit_code
                 raise told from error
             lines = str(error).strip().splitlines() or ["no message"]
             raise click.ClickException(
@@ -168,6 +170,12 @@ def _run_options(benchmark):
             help=f"Replace {OUR_FILES} of an earlier run in the folder; "
             "other files stay.",
         ),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Go on with the run in the folder if it was interrupted, "
+            "with the same options.",
+        ),
     ]
 
     def decorate(command):
@@ -186,15 +194,13 @@ def run_pmnist(**options):
     _run("pmnist", **options)
 
 
-def _run(benchmark, preset, hidden, jit, output, overwrite, data_dir, **given):
+def _run(benchmark, preset, hidden, jit, output, overwrite, resume, **given):
     if hidden is not None:
         hidden = config_module.parse_hidden(hidden)
-    if data_dir is not None and not os.path.isdir(data_dir):
-        raise OptionError(
-            "--data-dir",
-            f"received {data_dir}, expected a folder that exists: make it "
-            "first if the dataset is to be downloaded to it",
-        )
+    if resume and overwrite:
+        raise OptionError("--resume", "cannot be combined with --overwrite")
+    if resume and output is None:
+        raise OptionError("--resume", "name the run's folder with --output")
     if output is None:
         output = output_module.default_folder(benchmark)
     config = config_module.resolve(
@@ -204,21 +210,32 @@ def _run(benchmark, preset, hidden, jit, output, overwrite, data_dir, **given):
             **given,
             "hidden": hidden,
             "jit": "auto" if jit is None else jit,
-            "data_dir": data_dir,
             "output": output,
         },
     )
-    made = output_module.prepare_folder(output, overwrite)
-    try:
-        results = _train(config)
-    except BaseException:
-        # A run that ended before its first result leaves no empty folder.
-        output_module.remove_empty(made)
-        raise
-    _show(results, output)
+    _run_in_folder(config, overwrite, resume)
 
 
-def _train(config):
+def _run_in_folder(config, overwrite=False, resume=False):
+    if config.data_dir is not None and not os.path.isdir(config.data_dir):
+        raise OptionError(
+            "--data-dir",
+            f"received {config.data_dir}, expected a folder that exists: make "
+            "it first if the dataset is to be downloaded to it",
+        )
+    with output_module.held(config.output, overwrite, resume):
+        if resume:
+            resume_module.check_config(config.output, config)
+        results = _train(config, resume)
+    _show(results, config.output)
+    failed = [run for run in results.runs if run.failed is not None]
+    if failed:
+        raise RunError(
+            "; ".join(f"{r.method} seed {r.seed}: {r.failed}" for r in failed)
+        )
+
+
+def _train(config, resume):
     from . import progress, startup
 
     with progress.observer() as observer:
@@ -226,12 +243,22 @@ def _train(config):
             startup.import_quietly()
             from . import runner
 
-            return runner.run(config, observer)
+            standing = None
+            if resume:
+                standing = resume_module.standing(config.output, config)
+                standing.check_versions(runner.versions())
+                for notice in standing.notices:
+                    observer.notice(notice)
+            return runner.run(config, observer, standing=standing)
         except KeyboardInterrupt:
-            where = f"; tasks that were finished are in {config.output}"
-            raise RunError(
-                "interrupted" + (where if os.listdir(config.output) else "")
-            ) from None
+            how = ""
+            if os.path.exists(
+                os.path.join(config.output, output_module.CONFIG)
+            ):
+                how = (
+                    f"; to go on: keras-si resume {shlex.quote(config.output)}"
+                )
+            raise Interrupted(f"interrupted{how}") from None
 
 
 def _show(results, output):
@@ -245,6 +272,18 @@ def _show(results, output):
     console.print(Text(f"\n{report.accuracy_title(results)}"))
     console.print(report.accuracy_table(results))
     console.print(Text(f"results and figure: {output}"), soft_wrap=True)
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+@_one_line_errors
+def resume(folder):
+    """Go on with the run in DIR, which was interrupted.
+
+    It ends with the accuracies that it would have had without interruption,
+    on the same machine. At most one epoch is trained again.
+    """
+    _run_in_folder(resume_module.read_config(folder), resume=True)
 
 
 @main.command()

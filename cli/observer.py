@@ -10,6 +10,12 @@ class Observer:
     def started(self, config, steps_per_epoch):
         """The training is about to start."""
 
+    def notice(self, text):
+        """Something that the user should know, one line."""
+
+    def resumed(self, epochs):
+        """So many epochs of the whole were trained before."""
+
     def task_started(self, method, seed, task):
         """The `fit` on a task is about to start."""
 

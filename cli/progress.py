@@ -48,6 +48,9 @@ class LineProgress(Observer):
     def __exit__(self, *_):
         pass
 
+    def notice(self, text):
+        print(f"note: {text}", file=sys.stderr, flush=True)
+
     def task_ended(self, run, task, seconds):
         # Flushed, so that a file can be watched.
         print(task_line(run, task, seconds), flush=True)
@@ -84,11 +87,15 @@ class LiveProgress(Observer):
     def __exit__(self, *_):
         self._progress.stop()
 
+    def notice(self, text):
+        self._progress.console.print(Text(f"note: {text}"))
+
     def loading(self, dataset):
         self._update(description=f"loading {dataset}")
 
     def started(self, config, steps_per_epoch):
         self._epochs, self._tasks = config.epochs, config.tasks
+        self._steps_per_epoch = steps_per_epoch
         self._update(
             total=config.seeds
             * len(config.methods)
@@ -96,6 +103,9 @@ class LiveProgress(Observer):
             * config.epochs
             * steps_per_epoch
         )
+
+    def resumed(self, epochs):
+        self._update(completed=epochs * self._steps_per_epoch)
 
     def task_started(self, method, seed, task):
         self._where = f"{method} task {task + 1}/{self._tasks}"

@@ -12,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from .files import write_atomically
 from .methods import METHODS
 from .presets import BENCHMARKS
-from .results import write_atomically
 
 FIGURES = ("average_accuracy.png", "average_accuracy.svg")
 

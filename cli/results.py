@@ -1,11 +1,8 @@
 """The results of a run, their JSON file, and reading it back."""
 
 import dataclasses
-import json
 import math
-import os
 import pathlib
-import re
 import reprlib
 import sys
 
@@ -13,11 +10,20 @@ import numpy as np
 
 from keras_si import metrics
 
+from . import files
 from .errors import RunError
 
 SCHEMA = 1
 RESULTS = "results.json"
-CONFIG = "config.json"
+KEYS = {
+    "schema",
+    "benchmark",
+    "versions",
+    "device",
+    "config",
+    "runs",
+    "summary",
+}
 LARGEST = sys.float_info.max
 # What the types of JSON are called there.
 KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer"}
@@ -28,7 +34,8 @@ class Run:
     """One method with one seed.
 
     `accuracy[i, j]` is the accuracy on task j after task i, a fraction of 1;
-    NaN where it was not measured, or has not been yet.
+    NaN where it was not measured, or has not been yet. `failed` says why a
+    run was given up, if it was.
     """
 
     method: str
@@ -36,6 +43,7 @@ class Run:
     accuracy: np.ndarray
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
+    failed: str | None = None
 
     @classmethod
     def empty(cls, method, seed, num_tasks):
@@ -52,6 +60,11 @@ class Run:
     @property
     def is_complete(self):
         return self.tasks_done == len(self.accuracy)
+
+    @property
+    def is_over(self):
+        """Whether there is nothing left to train."""
+        return self.is_complete or self.failed is not None
 
     @property
     def average_accuracy(self):
@@ -79,9 +92,11 @@ class Run:
         return metric(self.accuracy) if self.is_complete else math.nan
 
     def to_dict(self):
+        failed = {} if self.failed is None else {"failed": self.failed}
         return {
             "method": self.method,
             "seed": self.seed,
+            **failed,
             "accuracy": self.accuracy.tolist(),
             "average_accuracy": self.average_accuracy,
             "final_average_accuracy": self.final_average_accuracy,
@@ -103,6 +118,8 @@ class Run:
             _seconds(seconds, "train"),
             _seconds(seconds, "evaluate"),
         )
+        if "failed" in record:
+            run.failed = _item(record, "failed", str)
         if not np.isnan(run.accuracy[run.tasks_done :]).all():
             raise ValueError("its accuracies have a gap")
         return run
@@ -122,6 +139,13 @@ class Results:
     def methods(self):
         """The methods, in the order they were run."""
         return list(dict.fromkeys(run.method for run in self.runs))
+
+    def find(self, method, seed):
+        """Returns the run of a method with a seed, or `None`."""
+        for run in self.runs:
+            if (run.method, run.seed) == (method, seed):
+                return run
+        return None
 
     def of(self, method):
         return [run for run in self.runs if run.method == method]
@@ -156,38 +180,7 @@ class Results:
         }
 
     def write(self, folder):
-        write_json(pathlib.Path(folder) / RESULTS, self.to_dict())
-
-
-def write_json(path, content):
-    """Writes JSON, with null for NaN, all of it or nothing."""
-    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
-    # A row of a matrix on one line, for those who read the file.
-    text = re.sub(r"\[[^][{}]*\]", _on_one_line, text)
-    write_atomically(path, (text + "\n").encode())
-
-
-def _on_one_line(match):
-    return re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]")
-
-
-def write_atomically(path, content):
-    """Replaces a file in one step: a reader sees the old or the new one."""
-    path = pathlib.Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            # Else a power cut may leave the new name on an empty file.
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise RunError(
-            f"{path} could not be written ({error.strerror}); make room or "
-            "name another folder with --output"
-        ) from error
+        files.write_json(pathlib.Path(folder) / RESULTS, self.to_dict())
 
 
 def read(path):
@@ -195,17 +188,14 @@ def read(path):
     path = pathlib.Path(path)
     try:
         path = path / RESULTS if path.is_dir() else path
-        record = json.loads(path.read_text(encoding="utf-8"))
+        # Those of keras-si 0.1.0 have no checksum.
+        record = files.read_json(path, needs_checksum=False)
     except OSError as error:
         raise RunError(
             f"{path} could not be read ({error.strerror}); name a folder "
             "that `keras-si run` has written"
         ) from error
-    except RecursionError as error:
-        raise _damaged(path, "it is nested too deeply") from error
-    except ValueError as error:
-        raise _damaged(path, error) from error
-    schema = record.get("schema") if isinstance(record, dict) else None
+    schema = record.get("schema")
     if type(schema) is int and schema > SCHEMA:
         raise RunError(
             f"{path} has schema {schema}, this keras-si reads {SCHEMA}; "
@@ -219,14 +209,13 @@ def read(path):
     try:
         return _from_dict(record)
     except ValueError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path, problem):
-    return RunError(f"{path} is damaged: {problem}; run it again")
+        raise files.DamagedFile(path, error) from error
 
 
 def _from_dict(record):
+    unknown = set(record) - KEYS
+    if unknown:
+        raise ValueError(f"it has an unknown entry {sorted(unknown)[0]!r}")
     results = Results(
         _item(record, "benchmark", str),
         _item(record, "versions", dict),
@@ -288,13 +277,3 @@ def _accuracy(value):
             "to 1, or null"
         )
     return float(value)
-
-
-def _without_nan(value):
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value

@@ -98,6 +98,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    files.write_json(path, {"old": 1})
+    seen = []
+    replace = os.replace
+
+    def spy(source, target):
+        # All is written by now, and the target is still the old one.
+        seen.append((files.read_json(path), files.read_json(source)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", spy)
+    files.write_json(path, {"new": 1})
+    assert seen == [({"old": 1}, {"new": 1})]
+    assert files.read_json(path) == {"new": 1}
+
+
 def test_a_folder_that_is_gone_is_told(tmp_path):
     with pytest.raises(RunError, match="its folder is gone"):
         files.write_atomically(tmp_path / "gone" / "a.json", b"new")
@@ -153,17 +170,17 @@ def save_twice(folder):
 
 
 def test_the_newest_checkpoint_is_read(tmp_path):
-    assert checkpoint.read(tmp_path) == (None, (1, 0), [])
+    assert checkpoint.read(tmp_path) == (None, (1, 0, None), [])
     save_twice(tmp_path)
     found, newest, problems = checkpoint.read(tmp_path)
     assert (found.runs, found.position) == ([{"done": 1}], Position(1, 0))
     assert found.weights.read_bytes() == b"second"
     assert (found.config, found.versions) == (CONFIG, VERSIONS)
-    assert (newest, problems) == ((1, 2), [])
+    assert (newest[:2], problems) == ((1, 2), [])
     again = Checkpoints(tmp_path, CONFIG, VERSIONS, newest)
     again.save([{"done": 2}], Position(2, 0), FakeModel(b"third"))
     found, newest, _ = checkpoint.read(tmp_path)
-    assert (found.weights.read_bytes(), newest) == (b"third", (0, 3))
+    assert (found.weights.read_bytes(), newest[:2]) == (b"third", (0, 3))
     again.between_runs([{"done": 3}])
     found, newest, _ = checkpoint.read(tmp_path)
     assert (found.weights, found.position.is_start) == (None, True)
@@ -171,8 +188,13 @@ def test_the_newest_checkpoint_is_read(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_an_update_keeps_the_weights(tmp_path):
-    save_twice(tmp_path).update([{"done": 5}], Position(2, 0))
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_update_keeps_the_weights(tmp_path, resumed):
+    checkpoints = save_twice(tmp_path)
+    if resumed:
+        _, newest, _ = checkpoint.read(tmp_path)
+        checkpoints = Checkpoints(tmp_path, CONFIG, VERSIONS, newest)
+    checkpoints.update([{"done": 5}], Position(2, 0))
     found, _, _ = checkpoint.read(tmp_path)
     assert (found.runs, found.position) == ([{"done": 5}], Position(2, 0))
     assert found.weights.read_bytes() == b"second"
@@ -195,7 +217,7 @@ def test_after_damage_the_checkpoint_before_is_used(tmp_path, name, damage):
             {"empty": b"", "flip": content, "other": other}[damage]
         )
     found, newest, problems = checkpoint.read(tmp_path)
-    assert (found.runs, newest) == ([{"done": 0}], (0, 1))
+    assert (found.runs, newest[:2]) == ([{"done": 0}], (0, 1))
     assert found.weights.read_bytes() == b"first"
     if (name, damage) == ("checkpoint-1.json", "gone"):
         assert problems == []
@@ -240,7 +262,7 @@ def test_a_kill_between_any_two_operations_leaves_a_good_checkpoint(
         (files, "_remove"),
     ]:
         monkeypatch.setattr(owner, name, count(getattr(owner, name)))
-    checkpoints = Checkpoints(tmp_path, CONFIG, VERSIONS, (1, 2))
+    checkpoints = Checkpoints(tmp_path, CONFIG, VERSIONS, (1, 2, None))
     try:
         checkpoints.save([{"done": 2}], Position(2, 0), FakeModel(b"third"))
         killed = False

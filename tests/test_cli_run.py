@@ -74,12 +74,13 @@ def test_a_run_from_the_command_line(monkeypatch):
     assert list(written["summary"]) == ["si", "naive"]
     assert list(written) == [
         *("schema", "benchmark", "versions", "device", "config"),
-        *("runs", "summary"),
+        *("runs", "summary", "checksum"),
     ]
     assert sorted(written["versions"]) == [
         *("backend", "keras", "keras_si", "python", "tensorflow"),
     ]
     options = json.loads(pathlib.Path("out/config.json").read_text())
+    assert options.pop("checksum").startswith("sha256:")
     assert options == written["config"]
     assert options["hidden"] == [16]
     assert (options["jit"], options["strength"]) == (False, 10.0)
@@ -271,17 +272,16 @@ def test_report_compares_the_runs(monkeypatch):
     assert "0: plain training" in pathlib.Path("both.svg").read_text()
 
 
-def test_an_interrupted_run_says_where_its_results_are(monkeypatch):
+def test_an_interrupted_run_says_how_to_go_on(monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "_accuracy", interrupt)
     result = invoke("--output", "out", "--method", "naive")
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert result.stderr == (
-        "keras-si: error: interrupted; tasks that were finished are in out\n"
+        "keras-si: error: interrupted; to go on: keras-si resume out\n"
     )
-    assert "results.json" in os.listdir("out")
 
 
 def test_interrupted_before_there_are_results_leaves_nothing(monkeypatch):
@@ -290,7 +290,7 @@ def test_interrupted_before_there_are_results_leaves_nothing(monkeypatch):
 
     monkeypatch.setattr(data, "load", interrupt)
     result = invoke("--output", "out")
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert result.stderr == "keras-si: error: interrupted\n"
     assert os.listdir() == []
 
