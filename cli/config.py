@@ -37,6 +37,8 @@ class RunConfig:
         precision: A Keras dtype policy.
         jit: `"auto"` (Keras decides), `True` or `False`.
         output: The folder for the results.
+        deterministic: Whether an accelerator must give the same results run
+            after run, too. CPUs always do.
     """
 
     benchmark: str
@@ -56,6 +58,7 @@ class RunConfig:
     precision: str
     jit: bool | str
     output: str
+    deterministic: bool = False
 
     def __post_init__(self):
         _one_of("benchmark", self.benchmark, BENCHMARKS)
@@ -107,14 +110,16 @@ class RunConfig:
         Raises:
             OptionError: If an option is missing, unknown or wrong.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        for name in sorted(names ^ set(options)):
+        fields = dataclasses.fields(cls)
+        names = {field.name for field in fields}
+        needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+        for name in sorted(set(options) - names):
             raise OptionError(
                 _option(name),
-                "unknown here: the configuration is that of another keras-si"
-                if name in options
-                else "missing from the configuration",
+                "unknown here: the configuration is that of another keras-si",
             )
+        for name in sorted(needed - set(options)):
+            raise OptionError(_option(name), "missing from the configuration")
         return cls(
             **{
                 name: tuple(value) if isinstance(value, list) else value

@@ -159,6 +159,12 @@ def _run_options(benchmark):
             help="Compile with XLA, or not. [default: Keras decides]",
         ),
         click.option(
+            "--deterministic",
+            is_flag=True,
+            help="The same results run after run on a GPU too, where that "
+            "takes longer; on CPUs it is always so.",
+        ),
+        click.option(
             "--output",
             metavar="DIR",
             help="Folder for the results. "

@@ -62,7 +62,7 @@ def read_config(folder):
             f"{path} could not be read ({error.strerror}); name a folder "
             "that `keras-si run` has written"
         ) from error
-    except (files.DamagedFile, OptionError, TypeError) as error:
+    except files.DamagedFile as error:
         found, _, _ = checkpoint.read(folder)
         if found is None:
             raise RunError(
@@ -150,10 +150,15 @@ def check_config(folder, config):
 def _check_same(config, other, where):
     ours = files.as_json(config.to_dict())
     for name in ours:
-        if name not in FREE_OPTIONS and ours[name] != other.get(name):
+        if name in FREE_OPTIONS:
+            continue
+        # Options that an older keras-si did not have.
+        default = getattr(RunConfig, name, None)
+        if ours[name] != other.get(name, default):
             option = "--" + name.rstrip("s" if name == "methods" else "")
             raise OptionError(
                 option.replace("_", "-"),
                 f"received {ours[name]}, but the run in {where} has "
-                f"{other.get(name)}: go on with that, or name another folder",
+                f"{other.get(name, default)}: go on with that, or name "
+                "another folder",
             )

@@ -93,6 +93,8 @@ def run(config, observer=None, dataset=None, standing=None):
         checkpoints.remove()
     files.write_json(os.path.join(config.output, CONFIG), config.to_dict())
     results.write(config.output)
+    if config.deterministic and _on_accelerator():
+        tf.config.experimental.enable_op_determinism()
     previous_policy = keras.config.dtype_policy()
     try:
         for seed in range(config.seed, config.seed + config.seeds):

@@ -281,6 +281,26 @@ def test_a_folder_in_use_is_refused():
             assert f"another run, process {os.getpid()}" in result.stderr
 
 
+def test_a_run_of_an_older_keras_si_goes_on():
+    """Which did not know all options of today."""
+    interrupted()
+    for name in ("config.json", "results.json", "checkpoint-0.json"):
+        path = pathlib.Path("out", name)
+        content = files.read_json(path)
+        del content.get("config", content)["deterministic"]
+        files.write_json(path, content)
+    assert invoke("resume", "out").exit_code == 0
+
+
+def test_a_configuration_with_unknown_options_is_refused():
+    interrupted()
+    path = pathlib.Path("out/config.json")
+    files.write_json(path, {**files.read_json(path), "colour": 3})
+    result = invoke("resume", "out")
+    assert result.exit_code == 2
+    assert "--colour: unknown here" in result.stderr
+
+
 def test_a_newer_checkpoint_is_refused(monkeypatch):
     interrupted()
     path = pathlib.Path("out/checkpoint-0.json")

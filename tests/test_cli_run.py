@@ -238,6 +238,24 @@ def test_precision_is_set_for_the_run_and_put_back():
     assert keras.config.dtype_policy().name == before
 
 
+@pytest.mark.parametrize(
+    ("deterministic", "accelerator", "expected"),
+    [(True, True, [1]), (True, False, []), (False, True, [])],
+)
+def test_determinism_is_asked_for_where_it_is_not_given(
+    monkeypatch, deterministic, accelerator, expected
+):
+    asked = []
+    monkeypatch.setattr(runner, "_on_accelerator", lambda: accelerator)
+    monkeypatch.setattr(
+        runner.tf.config.experimental,
+        "enable_op_determinism",
+        lambda: asked.append(1),
+    )
+    runner.run(make_config(tasks=1, deterministic=deterministic))
+    assert asked == expected
+
+
 def test_evaluating_does_not_trace_anew_for_every_task():
     tasks = benchmarks.tasks(few_images(), make_config(tasks=3), 0)
     specs = {str(task.test().element_spec) for task in tasks}
