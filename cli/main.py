@@ -1,7 +1,7 @@
 """The command line: options become a `RunConfig`, errors become one line.
 
-The only file that knows click. What is heavy is imported inside the
-commands, so that `--help` answers at once.
+With `options`, the only file that knows click. What is heavy is imported
+inside the commands, so that `--help` answers at once.
 """
 
 import functools
@@ -14,10 +14,8 @@ import click
 from . import config as config_module
 from . import output as output_module
 from .errors import OptionError, RunError
-from .methods import METHODS
-from .presets import BENCHMARKS
+from .options import run_options
 
-OUR_FILES = "config.json, results.json and average_accuracy.*"
 # Since click 8.2; before, click shows the help and raises nothing.
 NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -87,127 +85,37 @@ def run():
     """Run a benchmark: train task after task, table, figure, JSON."""
 
 
-def _run_options(benchmark):
-    """Adds the options of `run`; the presets name their defaults."""
-    choice = BENCHMARKS[benchmark]
-    options = [
-        click.option(
-            "--preset",
-            type=click.Choice(list(choice.presets)),
-            default=next(iter(choice.presets)),
-            show_default=True,
-            help="Defaults for the options; `keras-si list` shows them.",
-        ),
-        click.option(
-            "--method",
-            "methods",
-            type=click.Choice(list(METHODS)),
-            multiple=True,
-            default=("si", "naive"),
-            show_default=True,
-            help="Method to run; may be given several times.",
-        ),
-        click.option("--tasks", type=int, help="Number of tasks."),
-        click.option("--epochs", type=int, help="Epochs for each task."),
-        click.option("--batch-size", type=int, help="Of the training."),
-        click.option(
-            "--hidden",
-            metavar="UNITS",
-            help="Units of each hidden layer, as in 2000,2000.",
-        ),
-        click.option("--learning-rate", type=float, help="Of Adam."),
-        click.option("--strength", type=float, help="The paper's c."),
-        click.option("--damping", type=float, help="The paper's xi."),
-        click.option(
-            "--seed",
-            type=int,
-            default=0,
-            show_default=True,
-            help="Decides weights, tasks and the order of the data.",
-        ),
-        click.option(
-            "--seeds",
-            type=int,
-            default=1,
-            show_default=True,
-            metavar="N",
-            help="Run N seeds, counted up from --seed.",
-        ),
-        click.option(
-            "--data-dir",
-            metavar="DIR",
-            help="TFDS folder that holds the dataset, or will.",
-        ),
-        click.option(
-            "--dataset",
-            default=choice.dataset,
-            show_default=True,
-            help="Any TFDS image classification dataset.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(config_module.PRECISIONS),
-            default="float32",
-            show_default=True,
-            help="Keras dtype policy.",
-        ),
-        click.option(
-            "--jit/--no-jit",
-            default=None,
-            help="Compile with XLA, or not. [default: Keras decides]",
-        ),
-        click.option(
-            "--output",
-            metavar="DIR",
-            help="Folder for the results. "
-            f"[default: runs/{benchmark}-<date>-<time>]",
-        ),
-        click.option(
-            "--overwrite",
-            is_flag=True,
-            help=f"Replace {OUR_FILES} of an earlier run in the folder; "
-            "other files stay.",
-        ),
-    ]
-
-    def decorate(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 @run.command("pmnist")
-@_run_options("pmnist")
+@run_options("pmnist")
 @_one_line_errors
 def run_pmnist(**options):
     """Permuted MNIST: each task shuffles the pixels in its own way."""
     _run("pmnist", **options)
 
 
-def _run(benchmark, preset, hidden, jit, output, overwrite, data_dir, **given):
-    if hidden is not None:
-        hidden = config_module.parse_hidden(hidden)
-    if data_dir is not None and not os.path.isdir(data_dir):
-        raise OptionError(
-            "--data-dir",
-            f"received {data_dir}, expected a folder that exists: make it "
-            "first if the dataset is to be downloaded to it",
-        )
+@run.command("smnist")
+@run_options("smnist")
+@_one_line_errors
+def run_smnist(**options):
+    """Split MNIST: each task is a pair of digits."""
+    _run("smnist", **options)
+
+
+@run.command("scifar")
+@run_options("scifar")
+@_one_line_errors
+def run_scifar(**options):
+    """Split CIFAR: CIFAR-10, then tens of classes of CIFAR-100.
+
+    With --dataset cifar10, or any other dataset: pairs of its classes.
+    """
+    _run("scifar", **options)
+
+
+def _run(benchmark, output, overwrite, **options):
     if output is None:
         output = output_module.default_folder(benchmark)
-    config = config_module.resolve(
-        benchmark,
-        preset,
-        {
-            **given,
-            "hidden": hidden,
-            "jit": "auto" if jit is None else jit,
-            "data_dir": data_dir,
-            "output": output,
-        },
-    )
+    config = _resolve(benchmark, output=output, **options)
     made = output_module.prepare_folder(output, overwrite)
     try:
         results = _train(config)
@@ -216,6 +124,27 @@ def _run(benchmark, preset, hidden, jit, output, overwrite, data_dir, **given):
         output_module.remove_empty(made)
         raise
     _show(results, output)
+
+
+def _resolve(benchmark, preset, hidden, jit, data_dir, **given):
+    if hidden is not None:
+        hidden = config_module.parse_hidden(hidden)
+    if data_dir is not None and not os.path.isdir(data_dir):
+        raise OptionError(
+            "--data-dir",
+            f"received {data_dir}, expected a folder that exists: make it "
+            "first if the dataset is to be downloaded to it",
+        )
+    return config_module.resolve(
+        benchmark,
+        preset,
+        {
+            **given,
+            "hidden": hidden,
+            "jit": "auto" if jit is None else jit,
+            "data_dir": data_dir,
+        },
+    )
 
 
 def _train(config):
@@ -244,7 +173,9 @@ def _show(results, output):
     console = Console(highlight=False)
     console.print(Text(f"\n{report.accuracy_title(results)}"))
     console.print(report.accuracy_table(results))
-    console.print(Text(f"results and figure: {output}"), soft_wrap=True)
+    for line in report.notes(results):
+        console.print(Text(line))
+    console.print(Text(f"results and figures: {output}"), soft_wrap=True)
 
 
 @main.command()
@@ -264,14 +195,18 @@ def report(runs, output, overwrite):
 
     startup.import_quietly()
     from rich.console import Console
+    from rich.text import Text
 
+    from . import figures, reading
     from . import report as report_module
-    from . import results
 
-    labelled = [(folder, results.read(folder)) for folder in runs]
-    Console(highlight=False).print(report_module.comparison_table(labelled))
+    labelled = [(folder, reading.read(folder)) for folder in runs]
+    console = Console(highlight=False)
+    console.print(report_module.comparison_table(labelled))
+    for line in report_module.comparison_notes(labelled):
+        console.print(Text(line))
     if output is not None:
-        report_module.write_figure(labelled, output)
+        figures.write_figure(labelled, output)
         click.echo(f"figure: {output}")
 
 

@@ -7,8 +7,8 @@ class Observer:
     def loading(self, dataset):
         """The dataset is about to be loaded."""
 
-    def started(self, config, steps_per_epoch):
-        """The training is about to start."""
+    def started(self, config, total_steps):
+        """The training is about to start: so many steps in all."""
 
     def task_started(self, method, seed, task):
         """The `fit` on a task is about to start."""
