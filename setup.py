@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.11",
     # An explicit map: find_packages() would install `cli`, `tests` and
     # `examples` as top-level packages.
-    packages=["keras_si", "keras_si_cli"],
+    packages=["keras_si", "keras_si_cli", "keras_si_cli.methods"],
     package_dir={"keras_si_cli": "cli"},
     package_data={
         "keras_si_cli": ["datasets/*", "datasets/*/*", "datasets/*/*/*"]

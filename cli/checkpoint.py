@@ -1,9 +1,10 @@
 """Checkpoints of a run: written so that a kill at any moment leaves one.
 
 Two slots take turns. Each is a JSON file that says where the run stands and,
-while a method is under way, a file of weights, named with its checksum. A slot
-is overwritten weights first: until its JSON follows, the checksum does not
-fit, and the other slot is the one to go on from.
+while a method is under way, the files of what its model and the method know,
+named with their checksums. A slot is overwritten with these first: until its
+JSON follows, the checksums do not fit, and the other slot is the one to go on
+from.
 """
 
 import dataclasses
@@ -15,6 +16,11 @@ from .errors import RunError
 
 SCHEMA = 1
 SLOTS = (0, 1)
+ENDINGS = {
+    "json": "json",
+    "weights": "weights.h5",
+    "variables": "variables.npz",
+}
 
 
 @dataclasses.dataclass
@@ -44,6 +50,7 @@ class Checkpoint:
         runs: The records of all runs so far; the last may be under way.
         position: What comes next in that one.
         weights: The file that Keras saved its model to, or `None`.
+        variables: The file of the method's own variables, or `None`.
     """
 
     config: dict
@@ -51,10 +58,11 @@ class Checkpoint:
     runs: list
     position: Position
     weights: pathlib.Path | None
+    variables: pathlib.Path | None
 
 
-# Slot, number and weights record of a checkpoint that is not there.
-NONE = (1, 0, None)
+# Slot, number and record of files of a checkpoint that is not there.
+NONE = (1, 0, {})
 
 
 class Checkpoints:
@@ -73,15 +81,29 @@ class Checkpoints:
         self._versions = versions
         self._slot, self._number, self._saved = newest
 
-    def save(self, runs, position, model):
-        """Saves where the run stands, with all that `model` knows."""
+    def save(self, runs, position, model, variables):
+        """Saves where the run stands, and all that it knows.
+
+        Args:
+            runs, position: As in `Checkpoint`.
+            model: The Keras model, with its optimizer.
+            variables: The method's own, a list of `keras.Variable`.
+        """
+        import numpy as np  # Here: `--help` has no use for it.
+
         slot = 1 - self._slot
-        path = _weights_path(self._folder, slot)
-        files.write_atomically(path, model.save_weights)
-        self._saved = {
-            "size": path.stat().st_size,
-            "checksum": files.file_checksum(path),
-        }
+        saved = {"weights": model.save_weights}
+        if variables:
+            arrays = [np.array(variable) for variable in variables]
+            saved["variables"] = lambda path: np.savez(path, *arrays)
+        self._saved = {}
+        for name, write in saved.items():
+            path = _path(self._folder, slot, name)
+            files.write_atomically(path, write)
+            self._saved[name] = {
+                "size": path.stat().st_size,
+                "checksum": files.file_checksum(path),
+            }
         self._slot = slot
         self._write(runs, position)
 
@@ -91,13 +113,13 @@ class Checkpoints:
 
     def between_runs(self, runs):
         """Saves that a run is over and the next one has not begun."""
-        self._slot, self._saved = 1 - self._slot, None
+        self._slot, self._saved = 1 - self._slot, {}
         self._write(runs, Position())
 
     def _write(self, runs, position):
         self._number += 1
         files.write_json(
-            _json_path(self._folder, self._slot),
+            _path(self._folder, self._slot, "json"),
             {
                 "schema": SCHEMA,
                 "number": self._number,
@@ -105,15 +127,15 @@ class Checkpoints:
                 "versions": self._versions,
                 "runs": runs,
                 "position": dataclasses.asdict(position),
-                "weights": self._saved,
+                "files": self._saved,
             },
         )
 
     def remove(self):
         """Removes the checkpoints: the run is complete."""
         for slot in SLOTS:
-            _json_path(self._folder, slot).unlink(missing_ok=True)
-            _weights_path(self._folder, slot).unlink(missing_ok=True)
+            for name in ENDINGS:
+                _path(self._folder, slot, name).unlink(missing_ok=True)
 
 
 def read(folder):
@@ -142,7 +164,7 @@ def read(folder):
 
 
 def _read_slot(folder, slot):
-    path = _json_path(folder, slot)
+    path = _path(folder, slot, "json")
     try:
         content = files.read_json(path)
     except FileNotFoundError:
@@ -160,18 +182,22 @@ def _read_slot(folder, slot):
             content["versions"],
             content["runs"],
             Position(**content["position"]),
-            weights=None,
+            **{
+                name: _path(folder, slot, name)
+                if name in content["files"]
+                else None
+                for name in ("weights", "variables")
+            },
         )
-        number, expected = content["number"], content["weights"]
+        number, expected = content["number"], content["files"]
     except (KeyError, TypeError) as error:
         raise files.DamagedFile(path, "it is no checkpoint") from error
-    if expected is not None:
-        checkpoint.weights = _weights_path(folder, slot)
-        _check_weights(checkpoint.weights, expected)
+    for name, record in expected.items():
+        _check_file(_path(folder, slot, name), record)
     return checkpoint, (slot, number, expected)
 
 
-def _check_weights(path, expected):
+def _check_file(path, expected):
     try:
         size = os.path.getsize(path)
         if size != expected["size"]:
@@ -184,9 +210,5 @@ def _check_weights(path, expected):
         raise files.DamagedFile(path, error.strerror) from error
 
 
-def _json_path(folder, slot):
-    return folder / f"checkpoint-{slot}.json"
-
-
-def _weights_path(folder, slot):
-    return folder / f"checkpoint-{slot}.weights.h5"
+def _path(folder, slot, name):
+    return folder / f"checkpoint-{slot}.{ENDINGS[name]}"

@@ -8,6 +8,7 @@ from .errors import OptionError
 from .methods import METHODS
 from .presets import BENCHMARKS
 
+OUTPUT_WEIGHTS = ("zeros", "glorot")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # keras.utils.set_random_seed takes 32 bits.
 MAX_SEED = 2**32 - 1
@@ -16,6 +17,15 @@ DATASET = re.compile(
     r"[a-z][a-z0-9_]*(/[A-Za-z0-9_+.-]+)?"
     r"(:([0-9]+|\*)(\.([0-9]+|\*)){2})?"
 )
+# Where the classes are known, too many tasks are refused before anything is
+# loaded.
+CLASSES = {
+    "mnist": 10,
+    "fashion_mnist": 10,
+    "kmnist": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +35,19 @@ class RunConfig:
     Args:
         benchmark: A name in `presets.BENCHMARKS`.
         preset: The preset that the other values started from.
+        scenario: A name in `presets.SCENARIOS`, what is known of the task.
         methods: Names in `methods.METHODS`, in the order they are run.
-        tasks, epochs, batch_size: Counts; `epochs` is for each task.
-        hidden: Units of each hidden layer.
+        tasks, batch_size: Counts.
+        epochs, steps: How long each task is learned: passes over its
+            examples, or training steps. The other one is `None`.
+        hidden: Units of each hidden dense layer.
         learning_rate: Of Adam.
+        reset_optimizer: Whether Adam's state is zeroed between tasks.
+        output_weights: How the last kernel starts, in `OUTPUT_WEIGHTS`.
         strength, damping: The paper's c and xi.
         seed: The first seed.
         seeds: How many runs of each method, with seeds counted up.
-        dataset: A TFDS name.
+        dataset: A TFDS name; two are joined by `+`.
         data_dir: The TFDS folder to look in, or `None`.
         precision: A Keras dtype policy.
         jit: `"auto"` (Keras decides), `True` or `False`.
@@ -43,12 +58,16 @@ class RunConfig:
 
     benchmark: str
     preset: str
+    scenario: str
     methods: tuple[str, ...]
     tasks: int
-    epochs: int
+    epochs: int | None
+    steps: int | None
     batch_size: int
     hidden: tuple[int, ...]
     learning_rate: float
+    reset_optimizer: bool
+    output_weights: str
     strength: float
     damping: float
     seed: int
@@ -62,18 +81,17 @@ class RunConfig:
 
     def __post_init__(self):
         _one_of("benchmark", self.benchmark, BENCHMARKS)
-        presets = BENCHMARKS[self.benchmark].presets
-        _one_of("--preset", self.preset, presets)
-        for method in self.methods:
-            _one_of("--method", method, METHODS)
-        if len(set(self.methods)) != len(self.methods):
-            raise OptionError(
-                "--method",
-                f"received {', '.join(self.methods)}; name each method once",
-            )
+        benchmark = BENCHMARKS[self.benchmark]
+        _one_of("--preset", self.preset, benchmark.presets)
+        _one_of("--scenario", self.scenario, benchmark.scenarios)
+        self._check_methods()
         _one_of("--precision", self.precision, PRECISIONS)
-        for name in ("tasks", "epochs", "batch_size", "seeds"):
-            _at_least_one(_option(name), getattr(self, name))
+        _one_of("--output-weights", self.output_weights, OUTPUT_WEIGHTS)
+        if (self.epochs is None) == (self.steps is None):
+            raise OptionError("--epochs", "give either it or --steps")
+        for name in ("tasks", "epochs", "steps", "batch_size", "seeds"):
+            if getattr(self, name) is not None:
+                _at_least_one(_option(name), getattr(self, name))
         if not self.hidden:
             raise OptionError("--hidden", "name at least one layer, as in 100")
         for units in self.hidden:
@@ -87,17 +105,53 @@ class RunConfig:
                 f"received {self.seed} for {self.seeds} run(s), expected "
                 f"seeds from 0 to {MAX_SEED}",
             )
-        if not self.dataset.strip():
-            raise OptionError("--dataset", "received an empty name")
-        if not DATASET.fullmatch(self.dataset):
-            raise OptionError(
-                "--dataset",
-                f"received {self.dataset!r}, expected a TFDS name in "
-                "lower-case letters, digits and underscores, as in cifar10, "
-                "emnist/letters or mnist:3.0.1",
-            )
+        self._check_dataset(benchmark)
         if not self.output.strip():
             raise OptionError("--output", "received an empty name")
+
+    def _check_methods(self):
+        for name in self.methods:
+            _one_of("--method", name, METHODS)
+            if self.scenario not in METHODS[name].scenarios:
+                raise OptionError(
+                    "--method",
+                    f"{name} cannot be run in the {self.scenario} scenario, "
+                    f"only in {' and '.join(METHODS[name].scenarios)}",
+                )
+        if len(set(self.methods)) != len(self.methods):
+            raise OptionError(
+                "--method",
+                f"received {', '.join(self.methods)}; name each method once",
+            )
+
+    def _check_dataset(self, benchmark):
+        if not self.dataset.strip():
+            raise OptionError("--dataset", "received an empty name")
+        for name in self.datasets:
+            if not DATASET.fullmatch(name):
+                raise OptionError(
+                    "--dataset",
+                    f"received {name!r}, expected a TFDS name in "
+                    "lower-case letters, digits and underscores, as in "
+                    "cifar10, emnist/letters or mnist:3.0.1",
+                )
+        if not benchmark.splits_classes:
+            return
+        names = [re.match(r"\w+", name)[0] for name in self.datasets]
+        if all(name in CLASSES for name in names):
+            check_tasks(self, sum(CLASSES[name] for name in names))
+
+    @property
+    def datasets(self):
+        """The names in `dataset`."""
+        if self.dataset == BENCHMARKS[self.benchmark].dataset:
+            return tuple(self.dataset.split("+"))
+        return (self.dataset,)
+
+    @property
+    def classes_per_task(self):
+        """Where tasks split the classes: pairs, or tens of joined datasets."""
+        return 2 if len(self.datasets) == 1 else 10
 
     def to_dict(self):
         """Returns the options as JSON can hold them."""
@@ -137,16 +191,56 @@ def resolve(benchmark, preset, given):
         given: Options by the names of `RunConfig`; `None` is not given.
     """
     _one_of("benchmark", benchmark, BENCHMARKS)
-    _one_of("--preset", preset, BENCHMARKS[benchmark].presets)
+    choice = BENCHMARKS[benchmark]
+    _one_of("--preset", preset, choice.presets)
+    given = {name: v for name, v in given.items() if v is not None}
+    _refuse_what_means_nothing(given)
+    scenario = given.get("scenario", choice.scenarios[0])
+    _one_of("--scenario", scenario, choice.scenarios)
     values = {
         "benchmark": benchmark,
         "preset": preset,
-        "dataset": BENCHMARKS[benchmark].dataset,
+        "scenario": scenario,
+        "dataset": choice.dataset,
         "data_dir": None,
-        **BENCHMARKS[benchmark].presets[preset].values,
+        "epochs": None,
+        "steps": None,
+        **choice.presets[preset].values,
+        **choice.presets[preset].by_scenario.get(scenario, {}),
     }
-    values.update({k: v for k, v in given.items() if v is not None})
-    return RunConfig(**values)
+    if given.get("dataset", choice.dataset) != choice.dataset:
+        values["tasks"] = choice.tasks_elsewhere or values["tasks"]
+    if "epochs" in given or "steps" in given:
+        values["epochs"] = values["steps"] = None
+    return RunConfig(**{**values, **given})
+
+
+def _refuse_what_means_nothing(given):
+    if "epochs" in given and "steps" in given:
+        raise OptionError(
+            "--steps", "received together with --epochs; give one of them"
+        )
+    methods = [name for name in given.get("methods", ()) if name in METHODS]
+    for option in ("strength", "damping"):
+        users = [m for m in METHODS if option in METHODS[m].uses]
+        if option in given and methods and not {*methods} & {*users}:
+            raise OptionError(
+                _option(option),
+                f"means nothing to {' and '.join(methods)}, only to "
+                f"{' and '.join(users)}; leave it out",
+            )
+
+
+def check_tasks(config, num_classes):
+    """Refuses more tasks than there are classes for."""
+    most = num_classes // config.classes_per_task
+    if config.tasks > most:
+        raise OptionError(
+            "--tasks",
+            f"received {config.tasks}, expected at most {most}: the "
+            f"{num_classes} classes of {config.dataset} are split into tasks "
+            f"of {config.classes_per_task}",
+        )
 
 
 def parse_hidden(text):

@@ -80,6 +80,42 @@ def load(name, data_dir=None):
     return Data(name, num_classes, train, test)
 
 
+def load_all(names, data_dir=None):
+    """Loads datasets and joins them: the classes of one after the other's.
+
+    Args:
+        names: TFDS names.
+        data_dir: A TFDS data folder, or `None`.
+    """
+    first, *others = (load(name, data_dir) for name in names)
+    for other in others:
+        first = _joined(first, other)
+    return first
+
+
+def _joined(one, other):
+    shapes = [data.train.images.shape[1:] for data in (one, other)]
+    if shapes[0] != shapes[1]:
+        raise OptionError(
+            "--dataset",
+            f"the images of {one.name} are {shapes[0]}, those of {other.name} "
+            f"{shapes[1]}; join datasets of one shape",
+        )
+    train, test = (
+        Split(
+            np.concatenate([a.images, b.images]),
+            np.concatenate([a.labels, b.labels + np.int32(one.num_classes)]),
+        )
+        for a, b in ((one.train, other.train), (one.test, other.test))
+    )
+    return Data(
+        f"{one.name}+{other.name}",
+        one.num_classes + other.num_classes,
+        train,
+        test,
+    )
+
+
 def _prepared_in(folder, name):
     # A TFDS name may go on: name/config:version.
     dataset = re.match(r"\w*", name)[0]

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.padding import Padding
 
 from .methods import METHODS
-from .presets import BENCHMARKS
+from .presets import BENCHMARKS, SCENARIOS
 
 
 def show():
@@ -16,7 +16,14 @@ def show():
         for preset_name, preset in benchmark.presets.items():
             console.print(f"  preset [bold]{preset_name}[/]")
             _indented(console, _options(preset.values), 4)
+            for scenario, values in preset.by_scenario.items():
+                _indented(
+                    console, f"--scenario {scenario}: {_options(values)}", 4
+                )
             _indented(console, f"source: {preset.source}", 4)
+    console.print("\nscenarios")
+    for name, meaning in SCENARIOS.items():
+        console.print(f"  [bold]{name}[/]  {meaning}")
     console.print("\nmethods")
     for name, method in METHODS.items():
         console.print(f"  [bold]{name}[/]  {method.summary}")
@@ -24,10 +31,13 @@ def show():
 
 
 def _options(values):
-    return " ".join(
-        f"--{name.replace('_', '-')} {_value(value)}"
-        for name, value in values.items()
-    )
+    return " ".join(_option(name, value) for name, value in values.items())
+
+
+def _option(name, value):
+    if name == "reset_optimizer":
+        return "--reset-optimizer" if value else "--keep-optimizer"
+    return f"--{name.replace('_', '-')} {_value(value)}"
 
 
 def _value(value):

@@ -1,7 +1,7 @@
 """The command line: options become a `RunConfig`, errors become one line.
 
-The only file that knows click. What is heavy is imported inside the
-commands, so that `--help` answers at once.
+With `options`, the only file that knows click. What is heavy is imported
+inside the commands, so that `--help` answers at once.
 """
 
 import functools
@@ -16,10 +16,8 @@ from . import config as config_module
 from . import output as output_module
 from . import resume as resume_module
 from .errors import Interrupted, OptionError, RunError
-from .methods import METHODS
-from .presets import BENCHMARKS
+from .options import run_options
 
-OUR_FILES = "config.json, results.json and average_accuracy.*"
 # Since click 8.2; before, click shows the help and raises nothing.
 NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -89,146 +87,66 @@ def run():
     """Run a benchmark: train task after task, table, figure, JSON."""
 
 
-def _run_options(benchmark):
-    """Adds the options of `run`; the presets name their defaults."""
-    choice = BENCHMARKS[benchmark]
-    options = [
-        click.option(
-            "--preset",
-            type=click.Choice(list(choice.presets)),
-            default=next(iter(choice.presets)),
-            show_default=True,
-            help="Defaults for the options; `keras-si list` shows them.",
-        ),
-        click.option(
-            "--method",
-            "methods",
-            type=click.Choice(list(METHODS)),
-            multiple=True,
-            default=("si", "naive"),
-            show_default=True,
-            help="Method to run; may be given several times.",
-        ),
-        click.option("--tasks", type=int, help="Number of tasks."),
-        click.option("--epochs", type=int, help="Epochs for each task."),
-        click.option("--batch-size", type=int, help="Of the training."),
-        click.option(
-            "--hidden",
-            metavar="UNITS",
-            help="Units of each hidden layer, as in 2000,2000.",
-        ),
-        click.option("--learning-rate", type=float, help="Of Adam."),
-        click.option("--strength", type=float, help="The paper's c."),
-        click.option("--damping", type=float, help="The paper's xi."),
-        click.option(
-            "--seed",
-            type=int,
-            default=0,
-            show_default=True,
-            help="Decides weights, tasks and the order of the data.",
-        ),
-        click.option(
-            "--seeds",
-            type=int,
-            default=1,
-            show_default=True,
-            metavar="N",
-            help="Run N seeds, counted up from --seed.",
-        ),
-        click.option(
-            "--data-dir",
-            metavar="DIR",
-            help="TFDS folder that holds the dataset, or will.",
-        ),
-        click.option(
-            "--dataset",
-            default=choice.dataset,
-            show_default=True,
-            help="Any TFDS image classification dataset.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(config_module.PRECISIONS),
-            default="float32",
-            show_default=True,
-            help="Keras dtype policy.",
-        ),
-        click.option(
-            "--jit/--no-jit",
-            default=None,
-            help="Compile with XLA, or not. [default: Keras decides]",
-        ),
-        click.option(
-            "--deterministic",
-            is_flag=True,
-            help="The same results run after run on a GPU too, where that "
-            "takes longer; on CPUs it is always so.",
-        ),
-        click.option(
-            "--output",
-            metavar="DIR",
-            help="Folder for the results. "
-            f"[default: runs/{benchmark}-<date>-<time>]",
-        ),
-        click.option(
-            "--overwrite",
-            is_flag=True,
-            help=f"Replace {OUR_FILES} of an earlier run in the folder; "
-            "other files stay.",
-        ),
-        click.option(
-            "--resume",
-            is_flag=True,
-            help="Go on with the run in the folder if it was interrupted, "
-            "with the same options.",
-        ),
-    ]
-
-    def decorate(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 @run.command("pmnist")
-@_run_options("pmnist")
+@run_options("pmnist")
 @_one_line_errors
 def run_pmnist(**options):
     """Permuted MNIST: each task shuffles the pixels in its own way."""
     _run("pmnist", **options)
 
 
-def _run(benchmark, preset, hidden, jit, output, overwrite, resume, **given):
-    if hidden is not None:
-        hidden = config_module.parse_hidden(hidden)
+@run.command("smnist")
+@run_options("smnist")
+@_one_line_errors
+def run_smnist(**options):
+    """Split MNIST: each task is a pair of digits."""
+    _run("smnist", **options)
+
+
+@run.command("scifar")
+@run_options("scifar")
+@_one_line_errors
+def run_scifar(**options):
+    """Split CIFAR: CIFAR-10, then tens of classes of CIFAR-100.
+
+    With --dataset cifar10, or any other dataset: pairs of its classes.
+    """
+    _run("scifar", **options)
+
+
+def _run(benchmark, output, overwrite, resume, **options):
     if resume and overwrite:
         raise OptionError("--resume", "cannot be combined with --overwrite")
     if resume and output is None:
         raise OptionError("--resume", "name the run's folder with --output")
     if output is None:
         output = output_module.default_folder(benchmark)
-    config = config_module.resolve(
-        benchmark,
-        preset,
-        {
-            **given,
-            "hidden": hidden,
-            "jit": "auto" if jit is None else jit,
-            "output": output,
-        },
-    )
+    config = _resolve(benchmark, output=output, **options)
     _run_in_folder(config, overwrite, resume)
 
 
-def _run_in_folder(config, overwrite=False, resume=False):
+def _resolve(benchmark, preset, hidden, jit, **given):
+    if hidden is not None:
+        hidden = config_module.parse_hidden(hidden)
+    config = config_module.resolve(
+        benchmark,
+        preset,
+        {**given, "hidden": hidden, "jit": "auto" if jit is None else jit},
+    )
+    _check_data_dir(config)
+    return config
+
+
+def _check_data_dir(config):
     if config.data_dir is not None and not os.path.isdir(config.data_dir):
         raise OptionError(
             "--data-dir",
             f"received {config.data_dir}, expected a folder that exists: make "
             "it first if the dataset is to be downloaded to it",
         )
+
+
+def _run_in_folder(config, overwrite=False, resume=False):
     with output_module.held(config.output, overwrite, resume):
         if resume:
             resume_module.check_config(config.output, config)
@@ -261,9 +179,8 @@ def _train(config, resume):
             if os.path.exists(
                 os.path.join(config.output, output_module.CONFIG)
             ):
-                how = (
-                    f"; to go on: keras-si resume {shlex.quote(config.output)}"
-                )
+                folder = shlex.quote(config.output)
+                how = f"; to go on: keras-si resume {folder}"
             raise Interrupted(f"interrupted{how}") from None
 
 
@@ -277,7 +194,9 @@ def _show(results, output):
     console = Console(highlight=False)
     console.print(Text(f"\n{report.accuracy_title(results)}"))
     console.print(report.accuracy_table(results))
-    console.print(Text(f"results and figure: {output}"), soft_wrap=True)
+    for line in report.notes(results):
+        console.print(Text(line))
+    console.print(Text(f"results and figures: {output}"), soft_wrap=True)
 
 
 @main.command()
@@ -289,7 +208,9 @@ def resume(folder):
     It ends with the accuracies that it would have had without interruption,
     on the same machine. At most one epoch is trained again.
     """
-    _run_in_folder(resume_module.read_config(folder), resume=True)
+    config = resume_module.read_config(folder)
+    _check_data_dir(config)
+    _run_in_folder(config, resume=True)
 
 
 @main.command()
@@ -309,14 +230,18 @@ def report(runs, output, overwrite):
 
     startup.import_quietly()
     from rich.console import Console
+    from rich.text import Text
 
+    from . import figures, reading
     from . import report as report_module
-    from . import results
 
-    labelled = [(folder, results.read(folder)) for folder in runs]
-    Console(highlight=False).print(report_module.comparison_table(labelled))
+    labelled = [(folder, reading.read(folder)) for folder in runs]
+    console = Console(highlight=False)
+    console.print(report_module.comparison_table(labelled))
+    for line in report_module.comparison_notes(labelled):
+        console.print(Text(line))
     if output is not None:
-        report_module.write_figure(labelled, output)
+        figures.write_figure(labelled, output)
         click.echo(f"figure: {output}")
 
 

@@ -1,40 +1,135 @@
 """The plain Keras net of each benchmark; nothing in it knows of SI."""
 
 import keras
+import numpy as np
+from keras import layers
+
+from keras_si import OutputMask
 
 from .pixels import ToFeatures
+from .presets import BENCHMARKS
+
+KERNELS = {"zeros": "zeros", "glorot": "glorot_uniform"}
 
 
-def dense_net(num_features, hidden, num_classes, from_bytes=False):
-    """Returns a net of dense ReLU layers, and a dense layer of logits.
+def build(config, image_shape, num_outputs, from_bytes=False):
+    """Returns the net of the configured benchmark, not compiled.
 
-    With `from_bytes` it begins with a `ToFeatures` layer.
+    Args:
+        config: A `RunConfig`.
+        image_shape: Height, width and channels; the net takes flat images.
+        num_outputs: Units of the layer of logits.
+        from_bytes: Whether it begins with a `ToFeatures` layer.
     """
+    num_features = image_shape[0] * image_shape[1] * image_shape[2]
     if from_bytes:
         first = [keras.Input((num_features,), dtype="uint8"), ToFeatures()]
     else:
         first = [keras.Input((num_features,), name="pixels")]
-    return keras.Sequential(
-        [
-            *first,
-            *(
-                keras.layers.Dense(units, activation="relu", name=f"hidden_{i}")
-                for i, units in enumerate(hidden)
-            ),
-            # Logits in float32: under mixed precision the softmax of the
-            # loss would otherwise be taken of half-precision numbers.
-            keras.layers.Dense(num_classes, dtype="float32", name="logits"),
-        ],
-        name="dense_net",
+    # In the order of the net: each layer draws its seed when it is made.
+    if BENCHMARKS[config.benchmark].net == "conv":
+        body = _convolutions(image_shape) + _dense(config.hidden, dropout=0.5)
+    else:
+        body = _dense(config.hidden)
+    # Logits in float32: under mixed precision the softmax of the loss would
+    # otherwise be taken of half-precision numbers.
+    logits = layers.Dense(
+        num_outputs,
+        dtype="float32",
+        kernel_initializer=KERNELS[config.output_weights],
+        name="logits",
     )
+    last = [] if config.scenario == "domain" else [OutputMask(dtype="float32")]
+    name = f"{BENCHMARKS[config.benchmark].net}_net"
+    return keras.Sequential([*first, *body, logits, *last], name=name)
 
 
-def compile_classifier(model, config):
-    """Compiles with Adam, whose state is kept from task to task."""
+def _dense(hidden, dropout=None):
+    made = []
+    for i, units in enumerate(hidden):
+        made.append(layers.Dense(units, activation="relu", name=f"hidden_{i}"))
+        if dropout is not None:
+            made.append(layers.Dropout(dropout))
+    return made
+
+
+def _convolutions(image_shape):
+    """The paper's; which of them pad is in the authors' code."""
+    made = [layers.Reshape(image_shape)]
+    for filters in (32, 64):
+        made += [
+            layers.Conv2D(filters, 3, activation="relu", padding="same"),
+            layers.Conv2D(filters, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Dropout(0.25),
+        ]
+    return [*made, layers.Flatten()]
+
+
+def compile_classifier(model, config, outputs_by_task=None):
+    """Compiles with Adam.
+
+    Args:
+        model: A net from `build`.
+        config: A `RunConfig`.
+        outputs_by_task: For batches that mix tasks whose outputs must not be
+            compared: the outputs of each task, a list of tuples.
+    """
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if outputs_by_task is not None:
+        loss = _within_tasks(loss, outputs_by_task)
     model.compile(
         optimizer=keras.optimizers.Adam(config.learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=loss,
         metrics=["accuracy"],
         jit_compile=config.jit,
     )
     return model
+
+
+def _within_tasks(loss, outputs_by_task):
+    """Each example's softmax runs over the outputs of its own task.
+
+    The label says which: no two tasks share an output.
+    """
+    count = max(map(max, outputs_by_task)) + 1
+    same_task = np.zeros((count, count), "bool")
+    for outputs in outputs_by_task:
+        for label in outputs:
+            same_task[label, list(outputs)] = True
+    mask = OutputMask(dtype="float32")
+
+    def masked_loss(labels, logits):
+        labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
+        active = keras.ops.take(same_task, labels, axis=0)
+        return loss(labels, mask(logits, active=active))
+
+    return masked_loss
+
+
+def reset_optimizer(model):
+    """Zeroes the state of the user's optimizer, Adam: it begins anew.
+
+    SI's optimizer is around it, and that of loss scaling around both; what
+    they know is kept, and nothing is traced anew.
+    """
+    optimizer = model.optimizer
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    for variable in optimizer.variables:
+        if variable is not optimizer.learning_rate:
+            variable.assign(keras.ops.zeros_like(variable))
+
+
+def set_permutation(model, permutation):
+    """Tells a net that begins with the bytes which permutation is next."""
+    for layer in model.layers:
+        if isinstance(layer, ToFeatures):
+            layer.permutation.assign(permutation)
+
+
+def set_active_outputs(model, outputs):
+    """Tells a net with an `OutputMask` which outputs count."""
+    for layer in model.layers:
+        if isinstance(layer, OutputMask):
+            layer.set_active(outputs)

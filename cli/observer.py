@@ -7,14 +7,14 @@ class Observer:
     def loading(self, dataset):
         """The dataset is about to be loaded."""
 
-    def started(self, config, steps_per_epoch):
-        """The training is about to start."""
+    def started(self, config, total_steps):
+        """The training is about to start: so many steps in all."""
 
     def notice(self, text):
         """Something that the user should know, one line."""
 
-    def resumed(self, epochs):
-        """So many epochs of the whole were trained before."""
+    def resumed(self, steps):
+        """So many steps of the whole were trained before."""
 
     def task_started(self, method, seed, task):
         """The `fit` on a task is about to start."""

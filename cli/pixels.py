@@ -14,10 +14,12 @@ def to_features(pixels, permutation):
 
     Args:
         pixels: uint8, shape `(batch, features)`.
-        permutation: Which pixel feeds each feature, shape `(features,)`.
+        permutation: Which pixel feeds each feature, shape `(features,)`;
+            `None` leaves them in place.
     """
     # The bytes are permuted, not the floats: a quarter to move.
-    pixels = tf.gather(pixels, permutation, axis=1)
+    if permutation is not None:
+        pixels = tf.gather(pixels, permutation, axis=1)
     return tf.cast(pixels, tf.float32) * SCALE
 
 

@@ -31,7 +31,7 @@ def observer():
 def task_line(run, task, seconds):
     """Says in one line what a task has brought."""
     return (
-        f"{run.method:<6} seed {run.seed}  "
+        f"{run.method:<7} seed {run.seed}  "
         f"task {task + 1:>2}/{len(run.accuracy)}  "
         f"this task {100 * run.accuracy[task, task]:6.2f} %  "
         f"average {100 * run.average_accuracy[task]:6.2f} %  "
@@ -93,19 +93,12 @@ class LiveProgress(Observer):
     def loading(self, dataset):
         self._update(description=f"loading {dataset}")
 
-    def started(self, config, steps_per_epoch):
-        self._epochs, self._tasks = config.epochs, config.tasks
-        self._steps_per_epoch = steps_per_epoch
-        self._update(
-            total=config.seeds
-            * len(config.methods)
-            * config.tasks
-            * config.epochs
-            * steps_per_epoch
-        )
+    def started(self, config, total_steps):
+        self._epochs, self._tasks = config.epochs or 1, config.tasks
+        self._update(total=total_steps)
 
-    def resumed(self, epochs):
-        self._update(completed=epochs * self._steps_per_epoch)
+    def resumed(self, steps):
+        self._update(completed=steps)
 
     def task_started(self, method, seed, task):
         self._where = f"{method} task {task + 1}/{self._tasks}"

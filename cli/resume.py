@@ -21,6 +21,7 @@ class Standing:
         position: What comes next in that one.
         weights: What its model knew, a file for `model.load_weights`, or
             `None`.
+        variables: What its method knew, a file for `numpy.load`, or `None`.
         newest: The newest checkpoint, as `Checkpoints` takes it.
         versions: What it was run with, or `None` if nobody knows.
         notices: What the user should know, a list of one-line texts.
@@ -31,6 +32,7 @@ class Standing:
         default_factory=checkpoint.Position
     )
     weights: pathlib.Path | None = None
+    variables: pathlib.Path | None = None
     newest: tuple = checkpoint.NONE
     versions: dict | None = None
     notices: list = dataclasses.field(default_factory=list)
@@ -85,31 +87,32 @@ def standing(folder, config):
         OptionError: If the run there has other options.
         RunError: If it cannot be gone on.
     """
-    from . import results  # Here: it imports Keras.
+    from . import reading  # Here: it imports Keras.
 
     folder = pathlib.Path(folder)
     found, newest, problems = checkpoint.read(folder)
     problems += check_config(folder, config)
     finished, versions = [], None
     try:
-        written = results.read(folder)
+        written = reading.read(folder)
     except files.DamagedFile as error:
         problems.append(str(error))
     except RunError:
-        if (folder / results.RESULTS).exists():
+        if (folder / reading.RESULTS).exists():
             raise
     else:
-        _check_same(config, written.config, folder / results.RESULTS)
+        _check_same(config, written.config, folder / reading.RESULTS)
         finished = [run for run in written.runs if run.is_over]
         versions = written.versions
     if found is not None:
         _check_same(config, found.config, folder)
-        runs = [results.Run.from_dict(run) for run in found.runs]
+        runs = [reading.read_run(run) for run in found.runs]
         under_way = bool(runs) and not runs[-1].is_over
         return Standing(
             runs,
             found.position if under_way else checkpoint.Position(),
             found.weights if under_way else None,
+            found.variables if under_way else None,
             newest,
             found.versions,
             [f"{problem}; it is not used" for problem in problems],

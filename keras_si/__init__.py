@@ -2,7 +2,8 @@
 
 from keras_si import metrics
 from keras_si.callback import SICallback
+from keras_si.masking import OutputMask
 from keras_si.regularizer import SIRegularizer
 
-__all__ = ["SICallback", "SIRegularizer", "metrics"]
+__all__ = ["OutputMask", "SICallback", "SIRegularizer", "metrics"]
 __version__ = "0.1.0"

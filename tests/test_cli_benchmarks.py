@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 from keras_si_cli import benchmarks, data, pixels
+from keras_si_cli import task as task_module
 
 # 10 images of 2 x 2 pixels, one channel; image i holds 4i .. 4i + 3.
 IMAGES = np.arange(40, dtype="uint8").reshape(10, 2, 2, 1)
@@ -92,7 +93,7 @@ def test_test_values_share_the_permutation_and_keep_their_order(tiny):
 
 
 def test_the_test_set_is_whole_when_it_takes_several_batches(tiny, monkeypatch):
-    monkeypatch.setattr(benchmarks, "TEST_BATCH_SIZE", 3)
+    monkeypatch.setattr(task_module, "TEST_BATCH_SIZE", 3)
     got = batches(make(tiny)[0].test())
     assert [len(y) for _, y in got] == [3, 3, 1]
     assert np.concatenate([y for _, y in got]).tolist() == [

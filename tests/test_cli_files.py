@@ -164,13 +164,13 @@ def test_a_folder_in_use_is_refused_with_the_process_that_holds_it(tmp_path):
 
 def save_twice(folder):
     checkpoints = Checkpoints(folder, CONFIG, VERSIONS)
-    checkpoints.save([{"done": 0}], Position(0, 1), FakeModel(b"first"))
-    checkpoints.save([{"done": 1}], Position(1, 0), FakeModel(b"second"))
+    checkpoints.save([{"done": 0}], Position(0, 1), FakeModel(b"first"), [])
+    checkpoints.save([{"done": 1}], Position(1, 0), FakeModel(b"second"), [])
     return checkpoints
 
 
 def test_the_newest_checkpoint_is_read(tmp_path):
-    assert checkpoint.read(tmp_path) == (None, (1, 0, None), [])
+    assert checkpoint.read(tmp_path) == (None, (1, 0, {}), [])
     save_twice(tmp_path)
     found, newest, problems = checkpoint.read(tmp_path)
     assert (found.runs, found.position) == ([{"done": 1}], Position(1, 0))
@@ -178,7 +178,7 @@ def test_the_newest_checkpoint_is_read(tmp_path):
     assert (found.config, found.versions) == (CONFIG, VERSIONS)
     assert (newest[:2], problems) == ((1, 2), [])
     again = Checkpoints(tmp_path, CONFIG, VERSIONS, newest)
-    again.save([{"done": 2}], Position(2, 0), FakeModel(b"third"))
+    again.save([{"done": 2}], Position(2, 0), FakeModel(b"third"), [])
     found, newest, _ = checkpoint.read(tmp_path)
     assert (found.weights.read_bytes(), newest[:2]) == (b"third", (0, 3))
     again.between_runs([{"done": 3}])
@@ -262,9 +262,9 @@ def test_a_kill_between_any_two_operations_leaves_a_good_checkpoint(
         (files, "_remove"),
     ]:
         monkeypatch.setattr(owner, name, count(getattr(owner, name)))
-    checkpoints = Checkpoints(tmp_path, CONFIG, VERSIONS, (1, 2, None))
+    checkpoints = Checkpoints(tmp_path, CONFIG, VERSIONS, (1, 2, {}))
     try:
-        checkpoints.save([{"done": 2}], Position(2, 0), FakeModel(b"third"))
+        checkpoints.save([{"done": 2}], Position(2, 0), FakeModel(b"third"), [])
         killed = False
     except Killed:
         killed = True

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import config, main, output, presets, startup
+from keras_si_cli import config, main, methods, output, presets, startup
 from keras_si_cli.errors import OptionError
 
 
@@ -48,7 +48,10 @@ def cli(monkeypatch, tmp_path):
         ("--seed 4294967295 --seeds 2", "--seed: received 4294967295"),
         ("--method ewc", "'--method': 'ewc' is not one of 'si', 'naive'"),
         ("--method si --method si", "--method: received si, si"),
-        ("--preset slow", "'--preset': 'slow' is not one of 'quick', 'paper'"),
+        (
+            "--preset slow",
+            "'--preset': 'slow' is not one of 'quick', 'paper', 'v",
+        ),
         ("--precision half", "'--precision': 'half' is not one of 'float32'"),
         ("--data-dir nowhere", "--data-dir: received nowhere"),
         ("--taks 3", "No such option '--taks'"),
@@ -69,6 +72,93 @@ def test_a_wrong_option_is_named_in_one_line(cli, args, expected):
     assert result.stderr.count("\n") == 1
     assert expected in result.stderr
     assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    "args, expected",
+    [
+        ("pmnist --scenario task", "No such option '--scenario'"),
+        ("smnist --scenario all", "'--scenario': 'all' is not one of 'task'"),
+        ("smnist --tasks 6", "--tasks: received 6, expected at most 5: the 10"),
+        ("scifar --tasks 12", "--tasks: received 12, expected at most 11"),
+        ("scifar --dataset cifar10 --tasks 6", "--tasks: received 6, expected"),
+        ("scifar --dataset a+b", "--dataset: received 'a+b'"),
+        ("smnist --epochs 1 --steps 9", "--steps: received together with --ep"),
+        ("smnist --steps 0", "--steps: received 0"),
+        ("smnist --output-weights ones", "'ones' is not one of 'zeros'"),
+        (
+            "smnist --scenario class --method scratch",
+            "--method: scratch cannot be run in the class scenario, only in ta",
+        ),
+        (
+            "smnist --method naive --method joint --strength 1",
+            "--strength: means nothing to naive and joint, only to si and l2",
+        ),
+        ("smnist --method l2 --damping 1", "--damping: means nothing to l2"),
+        ("scifar --preset vandeven", "'vandeven' is not one of 'quick'"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused_in_one_line(cli, args, expected):
+    result = cli("run", *args.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert expected in result.stderr
+    assert os.listdir() == []
+
+
+def resolved(benchmark, preset, **given):
+    common = {
+        "methods": ("si",),
+        "seed": 0,
+        "seeds": 1,
+        "precision": "float32",
+        "jit": "auto",
+        "output": "out",
+    }
+    return config.resolve(benchmark, preset, {**common, **given})
+
+
+def test_the_papers_protocols():
+    """Zenke, Poole & Ganguli 2017, and the authors' code."""
+    split = resolved("smnist", "paper")
+    assert (split.scenario, split.tasks) == ("task", 5)
+    assert (split.hidden, split.batch_size, split.epochs) == (
+        (256, 256),
+        64,
+        10,
+    )
+    assert (split.strength, split.damping) == (1.0, 1e-3)
+    assert split.reset_optimizer and split.output_weights == "zeros"
+    cifar = resolved("scifar", "paper")
+    assert cifar.datasets == ("cifar10", "cifar100")
+    assert (cifar.tasks, cifar.classes_per_task) == (6, 10)
+    assert (cifar.batch_size, cifar.epochs, cifar.hidden) == (256, 60, (512,))
+    assert (cifar.strength, cifar.damping) == (0.01, 1e-3)
+    alone = resolved("scifar", "paper", dataset="cifar10")
+    assert (alone.tasks, alone.classes_per_task) == (5, 2)
+
+
+def test_the_protocols_of_van_de_ven_and_tolias():
+    permuted = resolved("pmnist", "vandeven")
+    assert (permuted.steps, permuted.epochs) == (5000, None)
+    assert (permuted.hidden, permuted.batch_size) == ((1000, 1000), 128)
+    assert permuted.learning_rate == 1e-4
+    strengths = {}
+    for scenario in ("task", "domain", "class"):
+        split = resolved("smnist", "vandeven", scenario=scenario)
+        assert (split.steps, split.epochs) == (2000, None)
+        assert (split.hidden, split.batch_size) == ((400, 400), 128)
+        assert not split.reset_optimizer
+        strengths[scenario] = split.strength
+    assert strengths == {"task": 10.0, "domain": 50000.0, "class": 5000.0}
+
+
+def test_epochs_given_take_the_place_of_steps_and_the_other_way_round():
+    mine = resolved("smnist", "vandeven", epochs=3)
+    assert (mine.epochs, mine.steps) == (3, None)
+    mine = resolved("smnist", "paper", steps=3)
+    assert (mine.epochs, mine.steps) == (None, 3)
 
 
 def test_an_empty_dataset_name_is_refused(cli):
@@ -265,9 +355,12 @@ def test_an_existing_figure_may_be_replaced_when_asked(tmp_path):
 def test_list_names_everything_with_its_source(cli):
     result = cli("list")
     assert result.exit_code == 0
-    for name in ("pmnist", "quick", "paper", "si", "naive"):
-        assert f"{name}" in result.stdout
-    assert result.stdout.count("source:") == 5
+    words = result.stdout.split()
+    for name, benchmark in presets.BENCHMARKS.items():
+        assert {name, *benchmark.presets, *benchmark.scenarios} <= {*words}
+    assert {*methods.METHODS} <= {*words}
+    # 3 benchmarks with 3, 3 and 2 presets, and 5 methods.
+    assert result.stdout.count("source:") == 3 + 8 + 5
     assert "Zenke, Poole & Ganguli 2017" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
 

@@ -10,7 +10,16 @@ import pytest
 import rich.console
 import rich.text
 from click.testing import CliRunner
-from keras_si_cli import files, main, progress, report, results, startup
+from keras_si_cli import (
+    figures,
+    files,
+    main,
+    progress,
+    reading,
+    report,
+    results,
+    startup,
+)
 from keras_si_cli.errors import RunError
 from matplotlib.image import imread
 
@@ -44,6 +53,12 @@ def shown(table, width=80):
     return capture.get()
 
 
+def of_one(mean):
+    """What is said of one seed; a mean of `None` is not measured."""
+    mean = None if mean is None else pytest.approx(mean)
+    return {"mean": mean, "std": 0.0, "standard_error": None, "n": 1}
+
+
 def test_the_json_is_the_schema(two_methods, tmp_path):
     two_methods.runs = two_methods.runs[:1]
     two_methods.write(tmp_path)
@@ -56,9 +71,11 @@ def test_the_json_is_the_schema(two_methods, tmp_path):
             "average_accuracy",
             "final_average_accuracy",
             "backward_transfer",
+            "forward_transfer",
             "forgetting",
         )
     }
+    summary = written["summary"].pop("si")
     assert written == {
         "schema": 1,
         "benchmark": "pmnist",
@@ -70,23 +87,23 @@ def test_the_json_is_the_schema(two_methods, tmp_path):
                 "method": "si",
                 "seed": 0,
                 "accuracy": [[0.9, None], [0.8, 0.9]],
+                "untrained_accuracy": [None, None],
                 "seconds": {"train": 3.0, "evaluate": 1.0},
             }
         ],
-        "summary": {
-            "si": {
-                "final_average_accuracy": {
-                    "mean": pytest.approx(0.85),
-                    "std": 0.0,
-                    "n": 1,
-                }
-            }
-        },
+        "summary": {},
+    }
+    assert summary == {
+        "final_average_accuracy": of_one(0.85),
+        "backward_transfer": of_one(-0.1),
+        "forward_transfer": {**of_one(None), "std": None, "n": 0},
+        "forgetting": of_one(0.1),
     }
     assert numbers["average_accuracy"] == pytest.approx([0.9, 0.85])
     assert numbers["final_average_accuracy"] == pytest.approx(0.85)
     assert numbers["backward_transfer"] == pytest.approx(-0.1)
     assert numbers["forgetting"] == pytest.approx(0.1)
+    assert numbers["forward_transfer"] is None
 
 
 def test_the_summary_is_over_seeds(two_methods):
@@ -94,6 +111,7 @@ def test_the_summary_is_over_seeds(two_methods):
     spread = two_methods.spread("si", "final_average_accuracy")
     assert spread["mean"] == pytest.approx(0.8)
     assert spread["std"] == pytest.approx(0.0707106781)
+    assert spread["standard_error"] == pytest.approx(0.05)
     assert spread["n"] == 2
 
 
@@ -108,9 +126,10 @@ def test_a_run_on_its_way_has_nulls_and_does_not_count(tmp_path):
     assert written["summary"]["si"]["final_average_accuracy"] == {
         "mean": None,
         "std": None,
+        "standard_error": None,
         "n": 0,
     }
-    assert results.read(tmp_path).runs[0].tasks_done == 1
+    assert reading.read(tmp_path).runs[0].tasks_done == 1
 
 
 def test_a_single_task_has_null_transfer(tmp_path):
@@ -124,7 +143,7 @@ def test_a_single_task_has_null_transfer(tmp_path):
 def test_reading_back_gives_what_was_written(two_methods, tmp_path):
     two_methods.write(tmp_path)
     for path in (tmp_path, tmp_path / "results.json"):
-        back = results.read(path)
+        back = reading.read(path)
         assert back.to_dict().keys() == two_methods.to_dict().keys()
         assert back.methods == ["si", "naive"]
         for one, other in zip(back.runs, two_methods.runs, strict=True):
@@ -146,7 +165,7 @@ def test_reading_back_gives_what_was_written(two_methods, tmp_path):
 def test_a_file_that_cannot_be_used_is_named(text, expected, tmp_path):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(RunError, match=expected) as caught:
-        results.read(tmp_path)
+        reading.read(tmp_path)
     assert str(tmp_path / "results.json") in str(caught.value)
 
 
@@ -158,7 +177,7 @@ def test_a_damaged_matrix_is_refused(accuracy, two_methods, tmp_path):
     record["runs"] = [{**record["runs"][0], "accuracy": accuracy}]
     files.write_json(tmp_path / "results.json", record)
     with pytest.raises(RunError, match="damaged"):
-        results.read(tmp_path)
+        reading.read(tmp_path)
 
 
 def test_a_changed_digit_is_noticed(two_methods, tmp_path):
@@ -166,7 +185,7 @@ def test_a_changed_digit_is_noticed(two_methods, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(path.read_text().replace("0.7", "0.9"))
     with pytest.raises(RunError, match="checksum does not fit"):
-        results.read(tmp_path)
+        reading.read(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["checksum", "chfcksum"])
@@ -180,16 +199,16 @@ def test_results_of_before_have_no_checksum(two_methods, tmp_path, key):
         record[key] = checksum
     path.write_text(json.dumps(record))
     if key == "checksum":
-        assert len(results.read(tmp_path).runs) == 3
+        assert len(reading.read(tmp_path).runs) == 3
     else:
         with pytest.raises(RunError, match="unknown entry 'chfcksum'"):
-            results.read(tmp_path)
+            reading.read(tmp_path)
 
 
 def test_why_a_run_failed_is_kept(two_methods, tmp_path):
     two_methods.runs[0].failed = "the loss turned NaN in task 1, epoch 2"
     two_methods.write(tmp_path)
-    back = results.read(tmp_path).runs
+    back = reading.read(tmp_path).runs
     assert back[0].failed == "the loss turned NaN in task 1, epoch 2"
     assert back[1].failed is None
 
@@ -301,8 +320,8 @@ def test_runs_with_different_numbers_of_tasks_are_damaged(
 def test_folders_may_have_different_numbers_of_tasks(two_methods, tmp_path):
     short = make_results(results.Run("si", 0, np.array([[0.8]])))
     labelled = [("long", two_methods), ("short", short)]
-    assert "80.00 %" in shown(report.comparison_table(labelled))
-    report.write_figure(labelled, tmp_path / "both.svg")
+    assert " 80.00 " in shown(report.comparison_table(labelled))
+    figures.write_figure(labelled, tmp_path / "both.svg")
     assert "short: Synaptic" in (tmp_path / "both.svg").read_text()
 
 
@@ -336,7 +355,7 @@ def test_the_end_of_a_run_shows_names_as_they_are(name, capsys):
     main._show(made, f"runs/{name}")
     lines = capsys.readouterr().out.splitlines()
     assert f"permuted MNIST ({name}): average" in lines[1]
-    assert lines[-1] == f"results and figure: runs/{name}"
+    assert lines[-1] == f"results and figures: runs/{name}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -349,12 +368,12 @@ def test_the_live_display_shows_names_as_they_are(name):
         live.task_ended(results.Run(name, 0, np.array([[0.5]])), 0, 1.0)
     text = rich.text.Text.from_ansi(file.getvalue()).plain
     assert f"{name} task 1/1" in text
-    assert f"{name:<6} seed 0  task" in text
+    assert f"{name:<7} seed 0  task" in text
 
 
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(RunError, match="keras-si run"):
-        results.read(tmp_path)
+        reading.read(tmp_path)
 
 
 def test_the_table_of_a_run(two_methods):
@@ -362,8 +381,8 @@ def test_the_table_of_a_run(two_methods):
     words = [line.split() for line in lines if "%" in line]
     # si after task 1: 90 and 80; after task 2: 85 and 75.
     assert words == [
-        ["1", "85.00", "±", "7.07", "%", "90.00", "%"],
-        ["2", "80.00", "±", "7.07", "%", "70.00", "%"],
+        ["1", "85.00", "±", "5.00", "%", "90.00", "%"],
+        ["2", "80.00", "±", "5.00", "%", "70.00", "%"],
     ]
     assert max(map(len, lines)) <= 80
 
@@ -380,15 +399,17 @@ def test_the_table_that_compares_runs(two_methods):
     ).splitlines()
     text = [" ".join(line.split()) for line in lines]
     # si: BWT is -10 with both seeds; naive: 50 - 90.
-    assert "one si 80.00 ± 7.07 % -10.00 ± 0.00 % 10.00 ± 0.00 % 2" in text
-    assert "one naive 70.00 % -40.00 % 40.00 % 1" in text
-    assert "two naive - - - 0" in text
+    assert "one si 80.00 ± 5.00 -10.00 ± 0.00 - 10.00 ± 0.00 2" in text
+    assert "one naive 70.00 -40.00 - 40.00 1" in text
+    assert "two naive - - - - 0" in text
     assert max(map(len, lines)) <= 80
 
 
 def test_the_figures_open_and_show_each_method(two_methods, tmp_path):
-    report.write_figures(two_methods, tmp_path)
+    figures.write_figures(two_methods, tmp_path)
     assert sorted(os.listdir(tmp_path)) == [
+        "accuracy_per_task.png",
+        "accuracy_per_task.svg",
         "average_accuracy.png",
         "average_accuracy.svg",
     ]
@@ -404,32 +425,32 @@ def test_the_figures_open_and_show_each_method(two_methods, tmp_path):
 
 def test_the_same_results_give_the_same_figure(two_methods, tmp_path):
     one, other = tmp_path / "one.svg", tmp_path / "other.svg"
-    report.write_figure([("", two_methods)], one)
-    report.write_figure([("", two_methods)], other)
+    figures.write_figure([("", two_methods)], one)
+    figures.write_figure([("", two_methods)], other)
     assert one.read_bytes() == other.read_bytes()
 
 
 def test_the_figure_draws_means_and_a_band(two_methods, monkeypatch, tmp_path):
     drawn = []
-    original = report._draw
+    original = figures._draw
 
     def spy(axes, name, mean, std, many):
         drawn.append((name, mean.tolist(), std.tolist(), many))
         original(axes, name, mean, std, many)
 
-    monkeypatch.setattr(report, "_draw", spy)
-    report.write_figure([("a", two_methods)], tmp_path / "f.png")
+    monkeypatch.setattr(figures, "_draw", spy)
+    figures.write_figure([("a", two_methods)], tmp_path / "f.png")
     assert [name for name, *_ in drawn] == [
         "a: Synaptic Intelligence",
         "a: plain training",
     ]
     assert drawn[0][1] == pytest.approx([0.85, 0.8])
-    assert drawn[0][2] == pytest.approx([0.0707106781] * 2)
+    assert drawn[0][2] == pytest.approx([0.05] * 2)
     assert drawn[0][3] and not drawn[1][3]
 
 
 def test_figures_are_removed_and_nothing_else(two_methods, tmp_path):
-    report.write_figures(two_methods, tmp_path)
+    figures.write_figures(two_methods, tmp_path)
     (tmp_path / "notes.png").write_text("mine")
-    report.remove_figures(tmp_path)
+    figures.remove_figures(tmp_path)
     assert os.listdir(tmp_path) == ["notes.png"]

@@ -12,7 +12,15 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import checkpoint, data, files, main, runner, startup
+from keras_si_cli import (
+    checkpoint,
+    data,
+    files,
+    main,
+    method_run,
+    runner,
+    startup,
+)
 from keras_si_cli.errors import Interrupted, OptionError, RunError
 from keras_si_cli.observer import Observer
 from keras_si_cli.resume import standing
@@ -36,16 +44,16 @@ def few(monkeypatch, tmp_path):
 def knowledge(monkeypatch):
     """All that each model knew when it was evaluated, by seed and method."""
     known = {}
-    evaluate = runner._Running._evaluate
+    evaluate = method_run.MethodRun._evaluate
 
     def spy(self, task):
-        known[self._run.method, task.index] = [
+        known[self.run.method, task.index] = [
             np.array(v)
-            for v in [*self._model.variables, *self._model.optimizer.variables]
+            for v in [*self.model.variables, *self.model.optimizer.variables]
         ]
         evaluate(self, task)
 
-    monkeypatch.setattr(runner._Running, "_evaluate", spy)
+    monkeypatch.setattr(method_run.MethodRun, "_evaluate", spy)
     return known
 
 
@@ -220,7 +228,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_works():
     )
     result = invoke("resume", "out")
     assert result.exit_code == 0, result.stderr
-    assert "results and figure: out" in result.stdout
+    assert "results and figures: out" in result.stdout
     assert "checkpoint-0.json" not in os.listdir("out")
     # Again: there is nothing to do but to show it.
     again = invoke("resume", "out")

@@ -33,6 +33,7 @@ def test_imports_point_one_way():
     order = [
         "importance",
         "metrics",
+        "masking",
         "arguments",
         "backend",
         "regularizer",
@@ -52,7 +53,9 @@ def test_imports_point_one_way():
 
 
 def test_the_public_names():
-    assert set(keras_si.__all__) == {"SICallback", "SIRegularizer", "metrics"}
+    assert set(keras_si.__all__) == {
+        *("OutputMask", "SICallback", "SIRegularizer", "metrics")
+    }
 
 
 def test_import_loads_nothing_that_keras_does_not():

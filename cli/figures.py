@@ -1,0 +1,170 @@
+"""Results -> figures."""
+
+import io
+import pathlib
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from .files import write_atomically
+from .methods import METHODS
+from .protocols import differences, title
+from .results import curve
+
+AVERAGE = "average_accuracy"
+PER_TASK = "accuracy_per_task"
+FORMATS = (".png", ".svg")
+FIGURES = tuple(name + kind for name in (AVERAGE, PER_TASK) for kind in FORMATS)
+STYLE = {
+    # Same results, same bytes: no random ids and no date in the SVG.
+    "svg.hashsalt": "keras-si",
+    # Names are shown as they are, $ included.
+    "text.parse_math": False,
+    "font.size": 11,
+}
+MOST_COLUMNS = 5
+
+
+def write_figures(results, folder):
+    """Writes the figures of one run, each as PNG and SVG."""
+    for kind in FORMATS:
+        path = pathlib.Path(folder) / (AVERAGE + kind)
+        write_figure([("", results)], path)
+        write_task_figure(results, pathlib.Path(folder) / (PER_TASK + kind))
+
+
+def remove_figures(folder):
+    """Removes the figures of an earlier run, and nothing else."""
+    for name in FIGURES:
+        (pathlib.Path(folder) / name).unlink(missing_ok=True)
+
+
+def write_figure(labelled, path):
+    """Draws average accuracy over the number of tasks, a line a method.
+
+    With several seeds the line is their mean, and a band shows plus and
+    minus one standard error. If protocols differ, the figure says so.
+
+    Args:
+        labelled: Pairs of a label and its `Results`; the label is shown
+            before the method where there are several.
+        path: The file; its ending, .png or .svg, decides the format.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for label, results in labelled:
+            for method in results.methods:
+                name = _name(method)
+                name = f"{label}: {name}" if label else name
+                _draw(axes, name, *_average(results, method))
+        titles = dict.fromkeys(title(results) for _, results in labelled)
+        axes.set_title(", ".join(titles))
+        axes.set_xlabel("number of tasks learned")
+        axes.set_ylabel("average accuracy on the tasks learned")
+        _format(axes)
+        if axes.lines:
+            axes.legend(frameon=False)
+        if differences(labelled):
+            names = ", ".join(name for name, _ in differences(labelled))
+            figure.supxlabel(f"protocols differ: {names}", fontsize=9)
+        _save(figure, path)
+
+
+def write_task_figure(results, path):
+    """Draws the accuracy on each task over the tasks learned since.
+
+    One small figure for each task, from where it is learned to the end; lines
+    and bands as in `write_figure`.
+    """
+    count = max((len(run.accuracy) for run in results.runs), default=1)
+    rows = -(-count // MOST_COLUMNS)
+    columns = -(-count // rows)
+    with rc_context({**STYLE, "font.size": 9}):
+        figure = Figure(
+            figsize=(1.2 + 1.8 * columns, 1.1 + 1.7 * rows),
+            layout="constrained",
+        )
+        grid = figure.subplots(
+            rows, columns, sharex=True, sharey=True, squeeze=False
+        )
+        for task, axes in enumerate(grid.flat):
+            if task >= count:
+                axes.set_visible(False)
+                continue
+            for method in results.methods:
+                _draw(axes, _name(method), *_of_task(results, method, task))
+            axes.set_title(f"task {task + 1}", fontsize=9)
+        _format(*grid.flat[:count])
+        figure.suptitle(title(results))
+        for axes in grid[-1]:
+            axes.set_xlabel("tasks learned")
+        figure.supylabel("accuracy on the task")
+        handles, names = grid.flat[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(
+                handles,
+                names,
+                loc="outside lower center",
+                ncols=3,
+                frameon=False,
+            )
+        _save(figure, path)
+
+
+def _name(method):
+    known = METHODS.get(method)
+    return known.label if known and known.label else method
+
+
+def _average(results, method):
+    return curve([run.average_accuracy for run in results.of(method)])
+
+
+def _of_task(results, method, task):
+    """The accuracy on a task; before it is learned, it is not shown."""
+    columns = [run.accuracy[:, task].copy() for run in results.of(method)]
+    for column in columns:
+        column[:task] = np.nan
+    return curve(columns)
+
+
+def _draw(axes, name, mean, error, many):
+    tasks = np.arange(1, len(mean) + 1)
+    (line,) = axes.plot(tasks, mean, marker="o", markersize=4, label=name)
+    if many:
+        axes.fill_between(
+            tasks,
+            mean - error,
+            mean + error,
+            color=line.get_color(),
+            alpha=0.2,
+            linewidth=0,
+        )
+
+
+def _format(*all_axes):
+    drawn = [line.get_ydata() for axes in all_axes for line in axes.lines]
+    drawn = np.concatenate([*drawn, [1.0]])
+    # From a full ten percent, to all that there is to get.
+    lowest = np.floor(10 * np.nanmin(drawn)) / 10 - 1e-9
+    for axes in all_axes:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_ylim(lowest, 1)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure, path):
+    kind = pathlib.Path(path).suffix[1:]
+    content = io.BytesIO()
+    figure.savefig(
+        content,
+        format=kind,
+        dpi=160,
+        metadata={"Date": None} if kind == "svg" else None,
+    )
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,18 @@
+"""Methods by name. To add one: a file here, and a line below."""
+
+from .joint import Joint
+from .l2 import L2
+from .method import Method
+from .naive import Naive
+from .scratch import Scratch
+from .si import SynapticIntelligence
+
+METHODS = {
+    "si": SynapticIntelligence,
+    "naive": Naive,
+    "joint": Joint,
+    "scratch": Scratch,
+    "l2": L2,
+}
+
+__all__ = ["METHODS", "Method"]

@@ -1,0 +1,59 @@
+"""The penalty of SI with all importances 1: what importance is worth."""
+
+from .method import PAPER, Method
+
+
+class L2(Method):
+    """Holds every weight near its value at the last task's end, alike.
+
+    The penalty is `c * sum((theta - theta~)^2)`, that of SI with every
+    importance 1. Its scale is another one: it wants a `--strength` of its own.
+    """
+
+    label = "L2 to the last task's weights"
+    summary = "SI's penalty with all importances 1; wants its own --strength"
+    source = f"the control of Kirkpatrick et al. 2017; penalty of {PAPER}"
+    uses = ("strength",)
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._strength = None
+        self._references = []
+
+    @property
+    def variables(self):
+        strength = [] if self._strength is None else [self._strength]
+        return strength + self._references
+
+    def attach(self, model):
+        import keras
+
+        from keras_si import SIRegularizer
+
+        # 0 for the first task, which has nothing to be held to.
+        self._strength = keras.Variable(
+            0.0, trainable=False, name="l2_strength"
+        )
+        self._references = []
+        for weights in model.trainable_variables:
+            reference = keras.Variable(
+                weights + 0,
+                trainable=False,
+                dtype=weights.dtype,
+                name=f"{weights.name}_reference",
+            )
+            self._references.append(reference)
+            weights.regularizer = SIRegularizer(
+                strength=self._strength,
+                importance=keras.ops.ones_like(reference),
+                reference=reference,
+                previous=weights.regularizer,
+            )
+
+    def end_task(self, model):
+        for reference, weights in zip(
+            self._references, model.trainable_variables, strict=True
+        ):
+            # Adding zero makes a new buffer: a plain read may share theirs.
+            reference.assign(weights + 0)
+        self._strength.assign(self.config.strength)

@@ -1,0 +1,49 @@
+"""What a method is."""
+
+PAPER = "Zenke, Poole & Ganguli 2017"
+
+
+class Method:
+    """What is done about forgetting; by itself, nothing.
+
+    A method is made once for each run and serves all of its tasks. Naming it
+    must not import Keras: what needs Keras imports it where it is used.
+
+    Attributes:
+        label: Its name in figures.
+        summary: What it does, in a line.
+        source: Paper and section.
+        uses: The options of `RunConfig` that mean something to it alone.
+        scenarios: Those that it can be run in.
+        new_net_per_task: Whether each task has a net of its own. It is made
+            anew when the task starts, and is the one that is tested on it.
+        mixes_tasks: Whether it learns all tasks so far, mixed.
+    """
+
+    label = summary = source = ""
+    uses = ()
+    scenarios = ("task", "domain", "class")
+    new_net_per_task = False
+    mixes_tasks = False
+
+    def __init__(self, config):
+        self.config = config
+
+    @property
+    def variables(self):
+        """What it must remember and the model does not hold.
+
+        A list of `keras.Variable`, the same in every process once `attach`
+        was called: a checkpoint of a run holds them.
+        """
+        return []
+
+    def attach(self, model):
+        """Meets a model that is new, built and compiled."""
+
+    def callbacks(self):
+        """Returns the Keras callbacks for the `fit` of the next task."""
+        return []
+
+    def end_task(self, model):
+        """Hears that a task has been learned."""

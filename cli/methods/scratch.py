@@ -1,0 +1,14 @@
+"""A new net for each task: what there is to learn without the others."""
+
+from .method import PAPER, Method
+
+
+class Scratch(Method):
+    """Each task has a net of its own, from the same initial weights."""
+
+    label = "a net for each task"
+    summary = "a new net for each task, tested on that task alone"
+    source = f"{PAPER}, section 4.3 and figure 5"
+    # Which net to ask must be known, and its outputs are those of a task.
+    scenarios = ("task", "domain")
+    new_net_per_task = True

@@ -1,0 +1,161 @@
+"""The options of the commands, as click has them."""
+
+import click
+
+from .config import OUTPUT_WEIGHTS, PRECISIONS
+from .methods import METHODS
+from .presets import BENCHMARKS
+
+OUR_FILES = "config.json, results.json and the figures"
+
+
+def run_options(benchmark):
+    """Adds the options of `run`; the presets name their defaults."""
+    return _adding(
+        [
+            *_protocol(benchmark),
+            _method(("si", "naive")),
+            click.option("--strength", type=float, help="The paper's c."),
+            click.option("--damping", type=float, help="The paper's xi."),
+            *_place(benchmark),
+            click.option(
+                "--output",
+                metavar="DIR",
+                help="Folder for the results. "
+                f"[default: runs/{benchmark}-<date>-<time>]",
+            ),
+            click.option(
+                "--overwrite",
+                is_flag=True,
+                help=f"Replace {OUR_FILES} of an earlier run in the folder; "
+                "other files stay.",
+            ),
+            click.option(
+                "--resume",
+                is_flag=True,
+                help="Go on with the run in the folder if it was "
+                "interrupted, with the same options.",
+            ),
+        ]
+    )
+
+
+def _protocol(benchmark):
+    """What is learned, with which net, and how."""
+    choice = BENCHMARKS[benchmark]
+    options = [
+        click.option(
+            "--preset",
+            type=click.Choice(list(choice.presets)),
+            default=next(iter(choice.presets)),
+            show_default=True,
+            help="Defaults for the options; `keras-si list` shows them.",
+        )
+    ]
+    if len(choice.scenarios) > 1:
+        options.append(
+            click.option(
+                "--scenario",
+                type=click.Choice(choice.scenarios),
+                default=choice.scenarios[0],
+                show_default=True,
+                help="What the net is told, and what it must tell apart; "
+                "`keras-si list` explains them.",
+            )
+        )
+    return [
+        *options,
+        click.option("--tasks", type=int, help="Number of tasks."),
+        click.option("--epochs", type=int, help="Epochs for each task."),
+        click.option(
+            "--steps", type=int, help="Training steps a task, not epochs."
+        ),
+        click.option("--batch-size", type=int, help="Of the training."),
+        click.option(
+            "--hidden",
+            metavar="UNITS",
+            help="Units of each hidden dense layer, as in 2000,2000.",
+        ),
+        click.option("--learning-rate", type=float, help="Of Adam."),
+        click.option(
+            "--reset-optimizer/--keep-optimizer",
+            default=None,
+            help="Zero Adam's state between tasks, or keep it.",
+        ),
+        click.option(
+            "--output-weights",
+            type=click.Choice(OUTPUT_WEIGHTS),
+            help="How the weights of the outputs start.",
+        ),
+    ]
+
+
+def _method(default):
+    return click.option(
+        "--method",
+        "methods",
+        type=click.Choice(list(METHODS)),
+        multiple=True,
+        default=default,
+        show_default=True,
+        help="Method to run; may be given several times.",
+    )
+
+
+def _place(benchmark):
+    """Seeds, data and the machine."""
+    return [
+        click.option(
+            "--seed",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Decides weights, tasks and the order of the data.",
+        ),
+        click.option(
+            "--seeds",
+            type=int,
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Run N seeds, counted up from --seed.",
+        ),
+        click.option(
+            "--data-dir",
+            metavar="DIR",
+            help="TFDS folder that holds the dataset, or will.",
+        ),
+        click.option(
+            "--dataset",
+            default=BENCHMARKS[benchmark].dataset,
+            show_default=True,
+            help="Any TFDS image classification dataset.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(PRECISIONS),
+            default="float32",
+            show_default=True,
+            help="Keras dtype policy.",
+        ),
+        click.option(
+            "--jit/--no-jit",
+            default=None,
+            help="Compile with XLA, or not. [default: Keras decides]",
+        ),
+        click.option(
+            "--deterministic",
+            is_flag=True,
+            help="The same results run after run on a GPU too, where that "
+            "takes longer; on CPUs it is always so.",
+        ),
+    ]
+
+
+def _adding(options):
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate

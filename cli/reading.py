@@ -1,0 +1,153 @@
+"""Reading a results file back: strictly, for anything may be in it."""
+
+import math
+import pathlib
+import reprlib
+import sys
+
+import numpy as np
+
+from . import files
+from .errors import RunError
+from .results import RESULTS, SCHEMA, Results, Run
+
+KEYS = {
+    "schema",
+    "benchmark",
+    "versions",
+    "device",
+    "config",
+    "runs",
+    "summary",
+}
+LARGEST = sys.float_info.max
+# What the types of JSON are called there.
+KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer"}
+
+
+def read(path):
+    """Reads the results of a run from its folder, or from the file itself."""
+    path = pathlib.Path(path)
+    try:
+        path = path / RESULTS if path.is_dir() else path
+        # The first ones of keras-si have no checksum.
+        record = files.read_json(path, needs_checksum=False)
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be read ({error.strerror}); name a folder "
+            "that `keras-si run` has written"
+        ) from error
+    schema = record.get("schema")
+    if type(schema) is int and schema > SCHEMA:
+        raise RunError(
+            f"{path} has schema {schema}, this keras-si reads {SCHEMA}; "
+            "update keras-si"
+        )
+    if type(schema) is not int or schema != SCHEMA:
+        raise RunError(
+            f"{path} is not a results file of keras-si: it has schema "
+            f"{reprlib.repr(schema)}, expected {SCHEMA}"
+        )
+    try:
+        return _from_dict(record)
+    except ValueError as error:
+        raise files.DamagedFile(path, error) from error
+
+
+def _from_dict(record):
+    unknown = set(record) - KEYS
+    if unknown:
+        raise ValueError(f"it has an unknown entry {sorted(unknown)[0]!r}")
+    results = Results(
+        _item(record, "benchmark", str),
+        _item(record, "versions", dict),
+        _item(record, "device", str),
+        _item(record, "config", dict),
+        [read_run(run) for run in _item(record, "runs", list)],
+    )
+    if "dataset" in results.config:
+        _item(results.config, "dataset", str)  # The titles show it.
+    counts = sorted({len(run.accuracy) for run in results.runs})
+    if len(counts) > 1:
+        raise ValueError(
+            "its runs have different numbers of tasks, "
+            f"{' and '.join(map(str, counts))}"
+        )
+    return results
+
+
+def read_run(record):
+    """Makes a `Run` of what its `to_dict` gave."""
+    seconds = _item(record, "seconds", dict)
+    run = Run(
+        _item(record, "method", str),
+        _item(record, "seed", int),
+        _matrix(_item(record, "accuracy", list)),
+        _seconds(seconds, "train"),
+        _seconds(seconds, "evaluate"),
+        # Absent in files of before it was measured.
+        _accuracies(record["untrained_accuracy"])
+        if "untrained_accuracy" in record
+        else None,
+    )
+    if "failed" in record:
+        run.failed = _item(record, "failed", str)
+    if len(run.untrained) != len(run.accuracy):
+        raise ValueError(
+            f"its 'untrained_accuracy' holds {len(run.untrained)} numbers, "
+            f"for {len(run.accuracy)} tasks"
+        )
+    if not np.isnan(run.accuracy[run.tasks_done :]).all():
+        raise ValueError("its accuracies have a gap")
+    return run
+
+
+def _item(record, name, kind):
+    """Returns `record[name]`, which must be of that very type."""
+    if type(record) is not dict or name not in record:
+        raise ValueError(f"it has no {name!r}")
+    value = record[name]
+    # Not `isinstance`: to Python, true is a whole number.
+    if type(value) is not kind:
+        raise ValueError(
+            f"its {name!r} is {reprlib.repr(value)}, not {KINDS[kind]}"
+        )
+    return value
+
+
+def _seconds(record, name):
+    value = record.get(name)
+    if type(value) not in (int, float) or not 0 <= value <= LARGEST:
+        raise ValueError(
+            f"its seconds to {name!r} are {reprlib.repr(value)}, expected a "
+            "finite number of 0 or more"
+        )
+    return float(value)
+
+
+def _matrix(rows):
+    """Returns the accuracy matrix, with NaN for null."""
+    if not rows or any(
+        type(row) is not list or len(row) != len(rows) for row in rows
+    ):
+        raise ValueError(
+            "its 'accuracy' is not a square matrix, a row and a column a task"
+        )
+    return np.array([_accuracies(row) for row in rows])
+
+
+def _accuracies(row):
+    if type(row) is not list:
+        raise ValueError(f"its accuracies are {reprlib.repr(row)}, not a list")
+    return np.array([_accuracy(value) for value in row])
+
+
+def _accuracy(value):
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError(
+            f"an accuracy is {reprlib.repr(value)}, expected a number from 0 "
+            "to 1, or null"
+        )
+    return float(value)

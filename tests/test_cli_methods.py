@@ -1,0 +1,257 @@
+"""Each method, and what it does to a run over tasks that split the classes."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras_si_cli import config, data, methods, models, runner
+
+# Two images of each class for the test, but three of classes 1 and 2.
+TEST_LABELS = np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3], "int32")
+
+
+def four_classes():
+    rng = np.random.default_rng(0)
+    train = data.Split(
+        rng.integers(0, 255, (40, 3, 3, 1), "uint8"),
+        np.arange(40, dtype="int32") % 4,
+    )
+    test = data.Split(rng.integers(0, 255, (10, 3, 3, 1), "uint8"), TEST_LABELS)
+    return data.Data("four", 4, train, test)
+
+
+def run(*names, **given):
+    """Runs split MNIST's protocol on two pairs of made-up classes."""
+    options = {
+        "methods": names,
+        "tasks": 2,
+        "epochs": 1,
+        "hidden": (8,),
+        "batch_size": 10,
+        "seed": 0,
+        "seeds": 1,
+        "precision": "float32",
+        "jit": False,
+        "output": ".",
+        **given,
+    }
+    if options["epochs"] is None:
+        del options["epochs"]
+    resolved = config.resolve("smnist", "paper", options)
+    return runner.run(resolved, dataset=four_classes()).runs
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner.figures, "write_figures", lambda *args: None)
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """Which outputs were active at each fit and each evaluation.
+
+    Nothing is trained: what would be asked of Keras is what is looked at.
+    """
+    calls = []
+
+    def spy(name):
+        def hear(model, *args, **kwargs):
+            mask = model.layers[-1]
+            calls.append((name, tuple(getattr(mask, "active", ())), kwargs))
+            return {"accuracy": 0.5}
+
+        return hear
+
+    for name in ("fit", "evaluate"):
+        monkeypatch.setattr(keras.Sequential, name, spy(name))
+    return calls
+
+
+FIRST, SECOND, ALL = (0, 1), (2, 3), (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "method, scenario, expected",
+    [
+        (
+            "naive",
+            "task",
+            [
+                ("evaluate", SECOND),  # the untrained net
+                *(("fit", FIRST), ("evaluate", FIRST), ("evaluate", SECOND)),
+                *(("fit", SECOND), ("evaluate", FIRST), ("evaluate", SECOND)),
+            ],
+        ),
+        (
+            "joint",
+            "task",
+            [
+                ("evaluate", SECOND),
+                *(("fit", FIRST), ("evaluate", FIRST), ("evaluate", SECOND)),
+                *(("fit", ALL), ("evaluate", FIRST), ("evaluate", SECOND)),
+            ],
+        ),
+        (
+            "scratch",
+            "task",
+            [
+                *(("fit", FIRST), ("evaluate", FIRST)),
+                *(("fit", SECOND), ("evaluate", SECOND)),
+            ],
+        ),
+        (
+            "naive",
+            "class",
+            [
+                *(("fit", FIRST), ("evaluate", FIRST)),
+                *(("fit", ALL), ("evaluate", ALL), ("evaluate", ALL)),
+            ],
+        ),
+        (
+            "naive",
+            "domain",
+            [
+                ("evaluate", ()),
+                *(("fit", ()), ("evaluate", ()), ("evaluate", ())),
+                *(("fit", ()), ("evaluate", ()), ("evaluate", ())),
+            ],
+        ),
+    ],
+)
+def test_which_outputs_count_and_when(heard, method, scenario, expected):
+    run(method, scenario=scenario)
+    assert [call[:2] for call in heard] == expected
+
+
+def test_an_untrained_net_with_zero_outputs_names_the_first_class():
+    """Of task 2 it gets class 2 right, by hand: 3 of 5; once for all."""
+    runs = run("naive", "l2", epochs=None, steps=1)
+    assert len(runs) == 2
+    for run_ in runs:
+        assert np.isnan(run_.untrained[0])
+        assert run_.untrained[1] == pytest.approx(3 / 5)
+        expected = run_.accuracy[0, 1] - 3 / 5
+        assert run_.forward_transfer == pytest.approx(expected)
+
+
+def test_in_the_class_scenario_forward_transfer_is_not_measured(heard):
+    (run_,) = run("naive", scenario="class")
+    assert np.isnan(run_.accuracy[0, 1])
+    assert np.isnan(run_.untrained).all()
+    assert np.isnan(run_.forward_transfer)
+
+
+def fits(monkeypatch):
+    """The weights at the start of each fit, and the steps taken."""
+    seen = []
+    original = keras.Model.fit
+
+    def spy(model, *args, **kwargs):
+        optimizer = model.optimizer
+        moved = 0
+        if optimizer.built:
+            moved = int(optimizer.iterations)
+        seen.append((model.get_weights()[:2], moved))
+        return original(model, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Sequential, "fit", spy)
+    return seen
+
+
+def test_scratch_gives_each_task_a_new_net_and_keeps_its_accuracy(monkeypatch):
+    seen = fits(monkeypatch)
+    (run_,) = run("scratch", epochs=3)
+    for one, other in zip(seen[0][0], seen[1][0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert run_.accuracy[1, 0] == run_.accuracy[0, 0]
+    assert (run_.backward_transfer, run_.forgetting) == (0, 0)
+    assert np.isnan(run_.forward_transfer)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_the_optimizer_is_reset_between_tasks_or_kept(monkeypatch, reset):
+    seen = fits(monkeypatch)
+    run("naive", reset_optimizer=reset)
+    # 20 examples a task, in batches of 10: two steps.
+    assert [moved for _, moved in seen] == [0, 0 if reset else 2]
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        # The union of both tasks has 40 examples.
+        ({"epochs": 3}, {"naive": [(3, 2), (3, 2)], "joint": [(3, 2), (3, 4)]}),
+        (
+            {"epochs": None, "steps": 5},
+            {"naive": [(1, 5), (1, 5)], "joint": [(1, 5), (1, 5)]},
+        ),
+    ],
+)
+def test_how_long_each_task_is_learned(heard, monkeypatch, given, expected):
+    totals = []
+    monkeypatch.setattr(
+        runner.Observer, "started", lambda self, config, n: totals.append(n)
+    )
+    run("naive", "joint", **given)
+    got = [
+        (kwargs["epochs"], kwargs["steps_per_epoch"])
+        for name, _, kwargs in heard
+        if name == "fit"
+    ]
+    assert got == expected["naive"] + expected["joint"]
+    assert totals == [sum(epochs * steps for epochs, steps in got)]
+
+
+def test_l2_by_hand():
+    """One weight, SGD; the second task is held to where the first ended."""
+    model = keras.Sequential(
+        [
+            keras.Input((1,)),
+            keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros"),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.25), "mse")
+    l2 = methods.METHODS["l2"](types.SimpleNamespace(strength=0.5))
+    l2.attach(model)
+
+    def step(y):
+        model.fit(np.ones((1, 1)), np.full((1, 1), y), verbose=0)
+        return model.get_weights()[0].item()
+
+    # The gradient of (w - 1)^2 at 0 is -2, and there is no penalty yet.
+    assert step(1.0) == pytest.approx(0.5)
+    l2.end_task(model)
+    # That of w^2 at 1/2 is 1; the penalty, 0.5 (w - 0.5)^2, has none there.
+    assert step(0.0) == pytest.approx(0.25)
+    # At 1/4: 2 w - 2 * 0.5 * 0.25 = 1/4.
+    assert step(0.0) == pytest.approx(0.1875)
+    strength, reference = l2.variables
+    assert float(strength) == 0.5
+    assert reference.numpy().item() == pytest.approx(0.5)
+    assert model.evaluate(
+        np.ones((1, 1)), np.zeros((1, 1)), verbose=0
+    ) == pytest.approx(0.1875**2 + 0.5 * (0.1875 - 0.5) ** 2)
+
+
+def test_every_method_names_itself():
+    for name, method in methods.METHODS.items():
+        assert method.label and method.summary and method.source, name
+        assert set(method.uses) <= {"strength", "damping"}
+
+
+def test_the_mask_of_a_joint_run_is_that_of_the_task(heard, monkeypatch):
+    """In the task scenario alone: elsewhere outputs are to be compared."""
+    asked = []
+    original = models.compile_classifier
+
+    def spy(model, config, outputs_by_task=None):
+        asked.append(outputs_by_task)
+        return original(model, config, outputs_by_task)
+
+    monkeypatch.setattr(models, "compile_classifier", spy)
+    for scenario in ("task", "class"):
+        run("joint", scenario=scenario)
+    run("naive")
+    assert asked == [[(0, 1), (2, 3)], None, None]

@@ -1,0 +1,205 @@
+"""Runs side by side: figures, measures, and what makes them comparable."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from keras_si_cli import (
+    figures,
+    files,
+    main,
+    protocols,
+    reading,
+    results,
+    startup,
+)
+from keras_si_cli.errors import RunError
+
+NAN = np.nan
+
+
+@pytest.fixture(autouse=True)
+def _no_start(monkeypatch, tmp_path):
+    monkeypatch.setattr(startup, "import_quietly", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+
+def make_results(*runs, benchmark="smnist", **config):
+    config = {"dataset": "mnist", "scenario": "task", "epochs": 10, **config}
+    return results.Results(benchmark, {"keras_si": "1"}, "CPU", config, [*runs])
+
+
+def make_run(seed=0, shift=0.0, method="si"):
+    return results.Run(
+        method,
+        seed,
+        np.array([[0.9, 0.4], [0.8, 0.9]]) - shift,
+        untrained=np.array([NAN, 0.3]),
+    )
+
+
+def report(*args):
+    return CliRunner().invoke(main.main, ["report", *args])
+
+
+def test_forward_transfer_by_hand(tmp_path):
+    """0.4 before it was learned, 0.3 by the untrained net."""
+    made = make_results(make_run(), make_run(seed=1, shift=0.1))
+    assert made.runs[0].forward_transfer == pytest.approx(0.1)
+    # 0.1 and 0.0: mean 0.05, deviation 0.1 / sqrt 2, error 0.1 / 2.
+    spread = made.spread("si", "forward_transfer")
+    assert spread["mean"] == pytest.approx(0.05)
+    assert spread["std"] == pytest.approx(0.1 / np.sqrt(2))
+    assert spread["standard_error"] == pytest.approx(0.05)
+    made.write(tmp_path)
+    back = reading.read(tmp_path)
+    np.testing.assert_array_equal(back.runs[0].untrained, [NAN, 0.3])
+    result = report(".")
+    # Average accuracy 85 and 75; BWT -10 with both.
+    row = next(line for line in result.stdout.splitlines() if " si " in line)
+    assert " ".join(row.split()) == (
+        ". si 80.00 ± 5.00 -10.00 ± 0.00 5.00 ± 5.00 10.00 ± 0.00 2"
+    )
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "± is one standard error of the mean" in result.stdout
+
+
+def test_a_file_of_before_forward_transfer_can_be_read(tmp_path):
+    record = make_results(make_run()).to_dict()
+    del record["runs"][0]["untrained_accuracy"]
+    files.write_json(tmp_path / "results.json", record)
+    assert np.isnan(reading.read(tmp_path).runs[0].untrained).all()
+
+
+@pytest.mark.parametrize(
+    "untrained, problem",
+    [
+        ([0.1], "holds 1 numbers, for 2 tasks"),
+        ([0.1, 2], "an accuracy is 2"),
+        (None, "its accuracies are None, not a list"),
+    ],
+)
+def test_damaged_accuracies_of_the_untrained_net(untrained, problem, tmp_path):
+    record = make_results(make_run()).to_dict()
+    record["runs"][0]["untrained_accuracy"] = untrained
+    files.write_json(tmp_path / "results.json", record)
+    with pytest.raises(RunError, match=problem):
+        reading.read(tmp_path)
+
+
+def test_a_seed_on_its_way_is_left_out_of_the_curve():
+    mean, error, many = results.curve([[0.9, 0.8], [0.7, NAN]])
+    np.testing.assert_allclose(mean, [0.8, 0.8])
+    # The deviation of 0.9 and 0.7 is 0.2 / sqrt 2; the error 0.1.
+    np.testing.assert_allclose(error, [0.1, 0.0])
+    assert many
+    assert not results.curve([[0.9, NAN]])[2]
+
+
+def test_the_figure_of_the_tasks_begins_where_each_is_learned(monkeypatch):
+    drawn = []
+    original = figures._draw
+
+    def spy(axes, name, mean, error, many):
+        drawn.append((axes.get_subplotspec().num1, name, mean.tolist()))
+        original(axes, name, mean, error, many)
+
+    monkeypatch.setattr(figures, "_draw", spy)
+    made = make_results(make_run(), make_run(method="new"))
+    figures.write_task_figure(made, "tasks.svg")
+    assert [place[:2] for place in drawn] == [
+        (0, "Synaptic Intelligence"),
+        (0, "new"),
+        (1, "Synaptic Intelligence"),
+        (1, "new"),
+    ]
+    assert drawn[0][2] == pytest.approx([0.9, 0.8])
+    # 0.4 was measured, but before task 2 was learned.
+    assert drawn[2][2] == pytest.approx([NAN, 0.9], nan_ok=True)
+    text = pathlib.Path("tasks.svg").read_text()
+    for expected in ("task 1", "task 2", "split MNIST, task scenario"):
+        assert f"<!-- {expected} -->" in text
+
+
+@pytest.mark.parametrize("tasks, shape", [(1, 1), (6, 3), (7, 4), (10, 5)])
+def test_the_figure_of_the_tasks_takes_any_number(tasks, shape, monkeypatch):
+    columns = []
+    original = figures.Figure.subplots
+
+    def spy(self, *args, **kwargs):
+        columns.append(args[1])
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(figures.Figure, "subplots", spy)
+    monkeypatch.setattr(figures, "_save", lambda figure, path: None)
+    run = results.Run("si", 0, np.full((tasks, tasks), 0.5))
+    figures.write_task_figure(make_results(run), "tasks.png")
+    assert columns == [shape]
+
+
+def test_runs_of_one_protocol_differ_in_nothing():
+    one = make_results(make_run(), strength=1.0, seed=0, preset="paper")
+    other = make_results(make_run(), strength=9.0, seed=7, preset="quick")
+    assert protocols.differences([("a", one), ("b", other)]) == []
+
+
+def test_old_results_have_the_protocol_there_was_then():
+    old = make_results(make_run(), benchmark="pmnist")
+    for name in ("scenario",):
+        del old.config[name]
+    new = make_results(
+        make_run(),
+        benchmark="pmnist",
+        scenario="domain",
+        steps=None,
+        reset_optimizer=False,
+        output_weights="glorot",
+    )
+    assert protocols.differences([("old", old), ("new", new)]) == []
+    new.config["reset_optimizer"] = True
+    assert [
+        name for name, _ in protocols.differences([("old", old), ("new", new)])
+    ] == ["reset optimizer"]
+
+
+def test_what_differs_is_said_in_table_and_figure():
+    for folder, made in (
+        ("a", make_results(make_run(), hidden=[9, 9])),
+        ("b", make_results(make_run(), hidden=[9, 9], epochs=1)),
+        ("c", make_results(make_run(), hidden=[9], scenario="class")),
+    ):
+        os.mkdir(folder)
+        made.write(folder)
+    assert "differ" not in report("a", "a").stdout
+    result = report("a", "b", "c", "--output", "all.svg")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if "protocols" in line)
+    assert lines[start : start + 4] == [
+        "The protocols differ: the numbers compare more than methods.",
+        "  scenario: task in a, b; class in c",
+        "  epochs: 10 in a, c; 1 in b",
+        "  hidden: 9,9 in a, b; 9 in c",
+    ]
+    figure = pathlib.Path("all.svg").read_text()
+    assert "protocols differ: scenario, epochs, hidden" in figure
+
+
+@pytest.mark.parametrize(
+    "benchmark, config, expected",
+    [
+        ("smnist", {}, "split MNIST, task scenario"),
+        ("pmnist", {}, "permuted MNIST"),
+        (
+            "scifar",
+            {"dataset": "cifar10"},
+            "split CIFAR (cifar10), task scenario",
+        ),
+        ("other", {}, "other"),
+    ],
+)
+def test_titles_say_what_is_not_the_default(benchmark, config, expected):
+    made = make_results(make_run(), benchmark=benchmark, **config)
+    assert protocols.title(made) == expected
