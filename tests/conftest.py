@@ -68,3 +68,18 @@ def compile_model(model, optimizer=None, **kwargs):
         **kwargs,
     )
     return model
+
+
+def fit(model, task, *callbacks, epochs=2, **kwargs):
+    """Trains `model` on one task in its order, and returns the `History`."""
+    x, y = task
+    return model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+        **kwargs,
+    )

@@ -5,27 +5,21 @@ import contextlib
 import keras
 import numpy as np
 import pytest
-from conftest import JIT, SIZES, compile_model, make_model, make_tasks, only_on
+from conftest import (
+    JIT,
+    SIZES,
+    compile_model,
+    fit,
+    make_model,
+    make_tasks,
+    only_on,
+)
 from keras import ops
 
 from keras_si import SICallback, SIRegularizer
 
 
-def fit(model, task, *callbacks, epochs=2, **kwargs):
-    x, y = task
-    return model.fit(
-        x,
-        y,
-        batch_size=8,
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-        **kwargs,
-    )
-
-
-def trained(*callbacks, strength=None, tasks=3, **kwargs):
+def trained(*callbacks, tasks=3, **kwargs):
     """Weights after a few tasks from the same start."""
     keras.utils.set_random_seed(11)
     model = compile_model(make_model(), **kwargs)

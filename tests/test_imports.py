@@ -37,6 +37,7 @@ def test_imports_point_one_way():
         "backend",
         "regularizer",
         "state",
+        "regularizer_group",
         "optimizer",
         "attachment",
         "callback",
