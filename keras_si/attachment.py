@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_si import backend
+from keras_si import backend, distribution
 from keras_si.optimizer import SIOptimizer
 
 
@@ -20,7 +20,8 @@ def attach(model, tracks, damping, consolidate_every):
         damping: xi.
         consolidate_every: Steps, or `None`.
     """
-    backend.check_supported(model)
+    backend.check_supported()
+    distribution.check_supported(model)
     outer = getattr(model, "optimizer", None)
     if outer is None:
         raise ValueError(
@@ -29,7 +30,9 @@ def attach(model, tracks, damping, consolidate_every):
             "`model.compile(optimizer=..., loss=...)` first."
         )
     current = _inside(outer)
-    si_optimizer = _carrying_on(model, current, tracks)
+    distribution.check_optimizer(model, current)
+    with distribution.scope(model):
+        si_optimizer = _carrying_on(model, current, tracks)
     if si_optimizer.configure_consolidation(damping, consolidate_every):
         backend.retrace(model)
     if (

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_si import backend
+from keras_si import backend, distribution
 from keras_si.regularizer_group import RegularizerGroup
 from keras_si.state import SIState
 
@@ -126,7 +126,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
             else grads[i]
             for i in present
         ]
-        backend.run_update(update, gradients, self._compiled_updates, key)
+        gradients = distribution.sum_over_replicas(gradients)
+        with distribution.already_summed(self.inner_optimizer):
+            backend.run_update(update, gradients, self._compiled_updates, key)
 
     def _update(self, grads, variables):
         state = self.state
@@ -148,7 +150,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
         stepped = ops.not_equal(self.inner_optimizer.iterations, iterations)
         for slot, gradient in task_gradients.items():
             state.accumulate(slot, gradient, before[slot], stepped)
-        state.steps.assign_add(ops.cast(stepped, "int32"))
+        state.count_step(stepped)
         if self.consolidate_every is not None:
             state.consolidate_if(
                 state.steps >= self.consolidate_every, self.damping
