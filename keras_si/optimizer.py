@@ -192,6 +192,11 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list):
         self.inner_optimizer.finalize_variable_values(var_list)
+        if self.inner_optimizer.use_ema:
+            # Weights and their average would share one buffer, with which
+            # JAX refuses to train in the next `fit`.
+            for variable in var_list:
+                variable.assign(ops.copy(variable))
 
     # Saving. Keras saves the inner optimizer's variables by itself.
 

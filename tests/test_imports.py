@@ -1,6 +1,7 @@
 """Who imports what."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -66,3 +67,18 @@ def test_import_loads_nothing_that_keras_does_not():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert out.stdout.split() == ["keras_si"]
+
+
+def test_tensorflow_is_not_loaded_under_another_backend():
+    code = (
+        "import sys, keras_si; from keras_si import attachment;"
+        "print('tensorflow' in sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "KERAS_BACKEND": "numpy"},
+    )
+    assert out.stdout.split() == ["False"]
