@@ -14,7 +14,7 @@ import click
 from . import config as config_module
 from . import output as output_module
 from .errors import OptionError, RunError
-from .options import run_options
+from .options import SeveralValues, run_options, tune_options
 
 # Since click 8.2; before, click shows the help and raises nothing.
 NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -112,10 +112,41 @@ def run_scifar(**options):
     _run("scifar", **options)
 
 
-def _run(benchmark, output, overwrite, **options):
+@main.group()
+def tune():
+    """Search for strength and damping; the test set is not looked at."""
+
+
+@tune.command("pmnist", cls=SeveralValues)
+@tune_options("pmnist")
+@_one_line_errors
+def tune_pmnist(**options):
+    """Permuted MNIST: try each --strength with each --damping."""
+    _tune("pmnist", **options)
+
+
+@tune.command("smnist", cls=SeveralValues)
+@tune_options("smnist")
+@_one_line_errors
+def tune_smnist(**options):
+    """Split MNIST: try each --strength with each --damping."""
+    _tune("smnist", **options)
+
+
+@tune.command("scifar", cls=SeveralValues)
+@tune_options("scifar")
+@_one_line_errors
+def tune_scifar(**options):
+    """Split CIFAR: try each --strength with each --damping."""
+    _tune("scifar", **options)
+
+
+def _run(benchmark, preset, output, overwrite, **options):
     if output is None:
         output = output_module.default_folder(benchmark)
-    config = _resolve(benchmark, output=output, **options)
+    config = config_module.resolve(
+        benchmark, preset, _given(output=output, **options)
+    )
     made = output_module.prepare_folder(output, overwrite)
     try:
         results = _train(config)
@@ -126,7 +157,8 @@ def _run(benchmark, output, overwrite, **options):
     _show(results, output)
 
 
-def _resolve(benchmark, preset, hidden, jit, data_dir, **given):
+def _given(hidden, jit, data_dir, **given):
+    """Returns options by the names of `RunConfig`."""
     if hidden is not None:
         hidden = config_module.parse_hidden(hidden)
     if data_dir is not None and not os.path.isdir(data_dir):
@@ -135,16 +167,56 @@ def _resolve(benchmark, preset, hidden, jit, data_dir, **given):
             f"received {data_dir}, expected a folder that exists: make it "
             "first if the dataset is to be downloaded to it",
         )
-    return config_module.resolve(
-        benchmark,
-        preset,
-        {
-            **given,
-            "hidden": hidden,
-            "jit": "auto" if jit is None else jit,
-            "data_dir": data_dir,
-        },
+    return {
+        **given,
+        "hidden": hidden,
+        "jit": "auto" if jit is None else jit,
+        "data_dir": data_dir,
+    }
+
+
+def _tune(benchmark, preset, strengths, dampings, jobs, engine, **options):
+    from . import engines, grid
+    from . import tune as tune_module
+
+    if jobs < 1:
+        raise OptionError("--jobs", f"received {jobs}, expected 1 or more")
+    if options["output"] is None:
+        options["output"] = output_module.default_folder(f"tune-{benchmark}")
+    points = grid.points(
+        benchmark, preset, _given(**options), strengths, dampings
     )
+    engines.check(engine)
+    search = tune_module.Search(options["output"], points)
+    try:
+        _search(search, engine, jobs)
+    except BaseException:
+        output_module.remove_empty(search.made)
+        raise
+
+
+def _search(search, engine, jobs):
+    from . import startup
+
+    startup.import_quietly()
+    from rich.console import Console
+    from rich.text import Text
+
+    from . import search_report
+
+    console = Console(highlight=False)
+    lines = search_report.Lines(search, console)
+    try:
+        search.run(engine, jobs, lines.finished)
+    except KeyboardInterrupt:
+        raise RunError(
+            "interrupted; the same command with --output "
+            f"{search.folder} goes on"
+        ) from None
+    console.print(search_report.table(search))
+    for line in search_report.notes(search):
+        console.print(Text(line), soft_wrap=True)
+    search_report.write_heat_map(search)
 
 
 def _train(config):
