@@ -51,6 +51,7 @@ setup(
         "test": TEST,
         "dev": DEV,
         "jax": ["jax"],
+        "ray": ["ray>=2.9"],
         "torch": ["torch"],
     },
     entry_points={"console_scripts": ["keras-si = keras_si_cli.main:main"]},

@@ -4,6 +4,7 @@ import numpy as np
 
 from .config import check_tasks
 from .data import Split
+from .errors import OptionError
 from .presets import BENCHMARKS
 from .task import Examples, Task
 
@@ -56,6 +57,13 @@ def split(data, config, seed, as_bytes=False):
             Examples.of(_of_classes(part, first, size, lowest))
             for part in (data.train, data.test)
         )
+        if not len(train) or not len(test):
+            raise OptionError(
+                "--tasks",
+                f"there are no examples of the classes {first} to "
+                f"{first + size - 1} of {data.name} to train on and to test "
+                f"on; leave out task {index + 1}",
+            )
         tasks.append(
             Task(
                 index=index,

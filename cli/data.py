@@ -80,17 +80,36 @@ def load(name, data_dir=None):
     return Data(name, num_classes, train, test)
 
 
-def load_all(names, data_dir=None):
+def load_all(names, data_dir=None, held_out=False):
     """Loads datasets and joins them: the classes of one after the other's.
 
     Args:
         names: TFDS names.
         data_dir: A TFDS data folder, or `None`.
+        held_out: Whether to put a part of each training set in place of the
+            test set, which is not looked at.
     """
-    first, *others = (load(name, data_dir) for name in names)
+    parts = [load(name, data_dir) for name in names]
+    if held_out:
+        parts = [_without_test(part) for part in parts]
+    first, *others = parts
     for other in others:
         first = _joined(first, other)
     return first
+
+
+def _without_test(data):
+    """Returns the training data alone, the last sixth of it as the test set.
+
+    Of MNIST that is 10,000 images. TFDS has shuffled the examples when it
+    prepared the dataset.
+    """
+    count = len(data.train) - len(data.train) // 6
+    train, test = (
+        Split(data.train.images[part], data.train.labels[part])
+        for part in (slice(count), slice(count, None))
+    )
+    return dataclasses.replace(data, train=train, test=test)
 
 
 def _joined(one, other):

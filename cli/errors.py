@@ -7,7 +7,12 @@ class OptionError(ValueError):
     exit_code = 2
 
     def __init__(self, option, problem):
-        super().__init__(f"{option}: {problem}")
+        # Both as arguments, so that it can travel from process to process.
+        super().__init__(option, problem)
+
+    def __str__(self):
+        option, problem = self.args
+        return f"{option}: {problem}"
 
 
 class RunError(RuntimeError):

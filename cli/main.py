@@ -16,7 +16,7 @@ from . import config as config_module
 from . import output as output_module
 from . import resume as resume_module
 from .errors import Interrupted, OptionError, RunError
-from .options import run_options
+from .options import SeveralValues, run_options, tune_options
 
 # Since click 8.2; before, click shows the help and raises nothing.
 NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -114,34 +114,66 @@ def run_scifar(**options):
     _run("scifar", **options)
 
 
-def _run(benchmark, output, overwrite, resume, **options):
+@main.group()
+def tune():
+    """Search for strength and damping; the test set is not looked at."""
+
+
+@tune.command("pmnist", cls=SeveralValues)
+@tune_options("pmnist")
+@_one_line_errors
+def tune_pmnist(**options):
+    """Permuted MNIST: try each --strength with each --damping."""
+    _tune("pmnist", **options)
+
+
+@tune.command("smnist", cls=SeveralValues)
+@tune_options("smnist")
+@_one_line_errors
+def tune_smnist(**options):
+    """Split MNIST: try each --strength with each --damping."""
+    _tune("smnist", **options)
+
+
+@tune.command("scifar", cls=SeveralValues)
+@tune_options("scifar")
+@_one_line_errors
+def tune_scifar(**options):
+    """Split CIFAR: try each --strength with each --damping."""
+    _tune("scifar", **options)
+
+
+def _run(benchmark, preset, output, overwrite, resume, **options):
     if resume and overwrite:
         raise OptionError("--resume", "cannot be combined with --overwrite")
     if resume and output is None:
         raise OptionError("--resume", "name the run's folder with --output")
     if output is None:
         output = output_module.default_folder(benchmark)
-    config = _resolve(benchmark, output=output, **options)
+    config = config_module.resolve(
+        benchmark, preset, _given(output=output, **options)
+    )
     _run_in_folder(config, overwrite, resume)
 
 
-def _resolve(benchmark, preset, hidden, jit, **given):
+def _given(hidden, jit, data_dir, **given):
+    """Returns options by the names of `RunConfig`."""
     if hidden is not None:
         hidden = config_module.parse_hidden(hidden)
-    config = config_module.resolve(
-        benchmark,
-        preset,
-        {**given, "hidden": hidden, "jit": "auto" if jit is None else jit},
-    )
-    _check_data_dir(config)
-    return config
+    _check_data_dir(data_dir)
+    return {
+        **given,
+        "hidden": hidden,
+        "jit": "auto" if jit is None else jit,
+        "data_dir": data_dir,
+    }
 
 
-def _check_data_dir(config):
-    if config.data_dir is not None and not os.path.isdir(config.data_dir):
+def _check_data_dir(data_dir):
+    if data_dir is not None and not os.path.isdir(data_dir):
         raise OptionError(
             "--data-dir",
-            f"received {config.data_dir}, expected a folder that exists: make "
+            f"received {data_dir}, expected a folder that exists: make "
             "it first if the dataset is to be downloaded to it",
         )
 
@@ -184,6 +216,47 @@ def _train(config, resume):
             raise Interrupted(f"interrupted{how}") from None
 
 
+def _tune(benchmark, preset, strengths, dampings, jobs, engine, **options):
+    from . import engines, grid
+    from . import tune as tune_module
+
+    if jobs < 1:
+        raise OptionError("--jobs", f"received {jobs}, expected 1 or more")
+    if options["output"] is None:
+        options["output"] = output_module.default_folder(f"tune-{benchmark}")
+    points = grid.points(
+        benchmark, preset, _given(**options), strengths, dampings
+    )
+    engines.check(engine)
+    search = tune_module.Search(options["output"], points)
+    with output_module.held(search.folder, overwrite=search.goes_on):
+        _search(search, engine, jobs)
+
+
+def _search(search, engine, jobs):
+    from . import startup
+
+    startup.import_quietly()
+    from rich.console import Console
+    from rich.text import Text
+
+    from . import search_report
+
+    console = Console(highlight=False)
+    lines = search_report.Lines(search, console)
+    try:
+        search.run(engine, jobs, lines.finished)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted; to go on: the same command with --output "
+            f"{shlex.quote(str(search.folder))}"
+        ) from None
+    console.print(search_report.table(search))
+    for line in search_report.notes(search):
+        console.print(Text(line), soft_wrap=True)
+    search_report.write_heat_map(search)
+
+
 def _show(results, output):
     from rich.console import Console
     from rich.text import Text
@@ -209,7 +282,7 @@ def resume(folder):
     on the same machine. At most one epoch is trained again.
     """
     config = resume_module.read_config(folder)
-    _check_data_dir(config)
+    _check_data_dir(config.data_dir)
     _run_in_folder(config, resume=True)
 
 

@@ -3,6 +3,7 @@
 import click
 
 from .config import OUTPUT_WEIGHTS, PRECISIONS
+from .engines import ENGINES
 from .methods import METHODS
 from .presets import BENCHMARKS
 
@@ -38,6 +39,91 @@ def run_options(benchmark):
             ),
         ]
     )
+
+
+def tune_options(benchmark):
+    """Adds the options of `tune`: those of `run`, and several values."""
+    return _adding(
+        [
+            *_protocol(benchmark),
+            _method(("si",)),
+            click.option(
+                "--strength",
+                "strengths",
+                type=float,
+                multiple=True,
+                metavar="C...",
+                help="The paper's c: the values to try. "
+                "[default: the preset's]",
+            ),
+            click.option(
+                "--damping",
+                "dampings",
+                type=float,
+                multiple=True,
+                metavar="XI...",
+                help="The paper's xi: the values to try. "
+                "[default: the preset's]",
+            ),
+            *_place(benchmark),
+            click.option(
+                "--jobs",
+                type=int,
+                default=1,
+                show_default=True,
+                help="How many settings to run at once on a machine; they "
+                "share its cores.",
+            ),
+            click.option(
+                "--engine",
+                type=click.Choice(ENGINES),
+                default=ENGINES[0],
+                show_default=True,
+                help="Run here, or on the Ray cluster of RAY_ADDRESS.",
+            ),
+            click.option(
+                "--output",
+                metavar="DIR",
+                help="Folder for the search; one that holds it already goes "
+                f"on. [default: runs/tune-{benchmark}-<date>-<time>]",
+            ),
+        ]
+    )
+
+
+class SeveralValues(click.Command):
+    """A command whose options may be given several values at once.
+
+    `--strength 1 2` is read as `--strength 1 --strength 2`.
+    """
+
+    several = ("--strength", "--damping")
+
+    def parse_args(self, ctx, args):
+        return super().parse_args(ctx, self._one_by_one(args))
+
+    def _one_by_one(self, args):
+        option, has_value, spread = None, False, []
+        for arg in args:
+            name, _, value = arg.partition("=")
+            if name in self.several:
+                option, has_value = name, bool(value)
+            elif option and _is_number(arg):
+                if has_value:
+                    spread.append(option)
+                has_value = True
+            else:
+                option = None
+            spread.append(arg)
+        return spread
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _protocol(benchmark):

@@ -27,7 +27,7 @@ def accuracy_table(results):
         table.add_row(
             str(task + 1),
             *(
-                _percent(mean[task], error[task], many)
+                percent(mean[task], error[task], many)
                 for mean, error, many in curves
             ),
         )
@@ -46,7 +46,7 @@ def notes(results):
         measures = [results.spread(method, name) for name in MEASURES[1:]]
         told = ", ".join(
             f"{name.replace('_', ' ')} "
-            + _percent(s["mean"], s["standard_error"], s["n"] > 1)
+            + percent(s["mean"], s["standard_error"], s["n"] > 1)
             for name, s in zip(MEASURES[1:], measures, strict=True)
             if s["n"]
         )
@@ -77,7 +77,7 @@ def comparison_table(labelled):
                 Text(label),
                 Text(method),
                 *(
-                    _percent(s["mean"], s["standard_error"], s["n"] > 1, "")
+                    percent(s["mean"], s["standard_error"], s["n"] > 1, "")
                     for s in spreads
                 ),
                 str(spreads[0]["n"]),
@@ -105,7 +105,7 @@ def comparison_notes(labelled):
     return lines
 
 
-def _percent(mean, error, many, unit=" %"):
+def percent(mean, error, many, unit=" %"):
     if math.isnan(mean):
         return "-"
     if not many or math.isnan(error):

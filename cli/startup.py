@@ -7,8 +7,12 @@ import sys
 import tempfile
 
 
-def import_quietly():
-    """Imports TensorFlow, TFDS and Keras; prints nothing unless it fails."""
+def import_quietly(threads=None):
+    """Imports TensorFlow, TFDS and Keras; prints nothing unless it fails.
+
+    Args:
+        threads: How many TensorFlow may use; `None` for one a core.
+    """
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     logging.getLogger("absl").setLevel(logging.ERROR)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -18,6 +22,9 @@ def import_quietly():
         import tensorflow_datasets  # noqa: F401
 
         tf.get_logger().setLevel(logging.ERROR)
+        if threads is not None:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
         # Finding the devices is talkative too, and happens on first use.
         tf.config.list_logical_devices()
 

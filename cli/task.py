@@ -111,7 +111,8 @@ class Union:
     """The training examples of several tasks, mixed.
 
     It has what the training asks of a `Task`. An epoch holds every example of
-    every task once, each seen through the permutation of its own task.
+    every task once, each seen through the permutation of its own task. The
+    union of one task is that task, in its order.
 
     Args:
         tasks: The tasks, of one benchmark and one seed.
@@ -144,7 +145,7 @@ class Union:
         rows = _shuffled(
             int(self._starts[-1]),
             last.batch_size,
-            [last.seed, last.index, 2],
+            [last.seed, last.index, 1],
             range(first_epoch, first_epoch + epochs),
         )
         images, labels, offsets = self._stored()

@@ -1,0 +1,124 @@
+"""Where the points of a search are run: here, in processes, or by Ray.
+
+An engine takes a function and its arguments, and yields pairs of a position
+and what the function returned, in the order they are finished.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+
+from .errors import OptionError, RunError
+from .startup import import_quietly
+
+ENGINES = ("local", "ray")
+
+
+def here(function, arguments):
+    """One after the other, in this process."""
+    for position, argument in enumerate(arguments):
+        yield position, function(argument)
+
+
+def processes(function, arguments, jobs, start=import_quietly):
+    """Several at once, each in a process of its own with a share of the cores.
+
+    Args:
+        function: Importable by its name.
+        arguments: A list.
+        jobs: How many at once.
+        start: Called in each process first, with the number of its threads.
+    """
+    executor = concurrent.futures.ProcessPoolExecutor(
+        min(jobs, len(arguments)),
+        # A fork of a process in which TensorFlow has started would hang.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_process,
+        initargs=(start, cores_each(jobs)),
+    )
+    try:
+        futures = {
+            executor.submit(function, argument): position
+            for position, argument in enumerate(arguments)
+        }
+        for future in concurrent.futures.as_completed(futures):
+            yield futures[future], future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise RunError(
+            "a process of the search ended before its time, perhaps for want "
+            "of memory; what is finished is kept: go on with fewer --jobs"
+        ) from error
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def _start_process(start, threads):
+    # A Ctrl-C reaches every process; the first one tells of it.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    start(threads)
+
+
+def ray(function, arguments, jobs):
+    """On a Ray cluster, or on this machine if there is none.
+
+    The cluster is that of the environment variable `RAY_ADDRESS`. Each point
+    takes as many cores as `jobs` leaves it of a machine like this one.
+    """
+    # Asked for by nobody.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    library = _import_ray()
+    cores = cores_each(jobs)
+    alone = {}
+    if "RAY_ADDRESS" not in os.environ:
+        alone = {
+            "num_cpus": cores * jobs,
+            "include_dashboard": False,
+            # Nothing of it is to be seen from outside.
+            "_node_ip_address": "127.0.0.1",
+        }
+    library.init(logging_level="ERROR", log_to_driver=False, **alone)
+    try:
+        remote = library.remote(num_cpus=cores)(_started)
+        waiting = {
+            remote.remote(function, argument, cores): position
+            for position, argument in enumerate(arguments)
+        }
+        while waiting:
+            (done,), _ = library.wait(list(waiting), num_returns=1)
+            yield waiting.pop(done), library.get(done)
+    finally:
+        library.shutdown()
+
+
+def _started(function, argument, threads):
+    import_quietly(threads)
+    return function(argument)
+
+
+def _import_ray():
+    try:
+        import ray
+    except ImportError:
+        raise OptionError(
+            "--engine",
+            "Ray is not installed; install it with pip install "
+            "'keras-si[ray]', or leave out --engine ray",
+        ) from None
+    return ray
+
+
+def check(engine):
+    """Refuses an engine that is not there, before anything is started."""
+    if engine == "ray":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        _import_ray()
+
+
+def cores_each(jobs):
+    """Returns the cores of this machine for each of so many jobs."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone.
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    return max(1, cores // jobs)

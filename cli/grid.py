@@ -1,0 +1,112 @@
+"""The points of a search: which settings of which method are tried."""
+
+import dataclasses
+import itertools
+
+from .config import resolve
+from .errors import OptionError
+from .methods import METHODS
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One setting of one method; `None` where the method has no such thing."""
+
+    method: str
+    strength: float | None
+    damping: float | None
+
+    @property
+    def options(self):
+        """Its settings by name, without those that it does not have."""
+        pairs = (("strength", self.strength), ("damping", self.damping))
+        return {name: value for name, value in pairs if value is not None}
+
+    @property
+    def name(self):
+        """What it is called in tables."""
+        settings = (f"{name} {v:g}" for name, v in self.options.items())
+        return " ".join([self.method, *settings])
+
+    @property
+    def file(self):
+        """What its results are called in the folder of the search."""
+        # As exact as the number itself.
+        settings = (f"{name}={v!r}" for name, v in self.options.items())
+        return "-".join([self.method, *settings]) + ".json"
+
+    @property
+    def command(self):
+        """The options of `run` that choose it."""
+        settings = (f"--{name} {v!r}" for name, v in self.options.items())
+        return " ".join([f"--method {self.method}", *settings])
+
+
+def points(benchmark, preset, given, strengths, dampings):
+    """Returns the points of the grid and the `RunConfig` of each, a dict.
+
+    Args:
+        benchmark, preset, given: As `config.resolve` takes them, `given`
+            without the two options that are searched over.
+        strengths, dampings: The values to try; none for the preset's own.
+    """
+    for option, values in (("strength", strengths), ("damping", dampings)):
+        if len(set(values)) != len(values):
+            raise OptionError(f"--{option}", "name each value once")
+    # Refuses what none of the methods has a use for.
+    resolve(benchmark, preset, {**given, **_first(strengths, dampings)})
+    made = {}
+    for method in given["methods"]:
+        uses = METHODS[method].uses
+        grid = itertools.product(
+            strengths or [None] if "strength" in uses else [None],
+            dampings or [None] if "damping" in uses else [None],
+        )
+        for strength, damping in grid:
+            config = resolve(
+                benchmark,
+                preset,
+                {
+                    **given,
+                    "methods": (method,),
+                    "strength": strength,
+                    "damping": damping,
+                },
+            )
+            point = Point(
+                method,
+                config.strength if "strength" in uses else None,
+                config.damping if "damping" in uses else None,
+            )
+            made[point] = config
+    return made
+
+
+def _first(strengths, dampings):
+    return {
+        "strength": strengths[0] if strengths else None,
+        "damping": dampings[0] if dampings else None,
+    }
+
+
+def at_the_edge(best, tried):
+    """Returns the options whose best value has no neighbour on one side.
+
+    Args:
+        best: The best `Point`.
+        tried: All points.
+    """
+    edges = []
+    for option in ("strength", "damping"):
+        values = {
+            getattr(point, option)
+            for point in tried
+            if point.method == best.method
+        } - {None}
+        if len(values) > 1:
+            value = getattr(best, option)
+            if value == max(values):
+                edges.append(f"{option} {value:g} is the largest tried")
+            if value == min(values):
+                edges.append(f"{option} {value:g} is the smallest tried")
+    return edges

@@ -1,0 +1,182 @@
+"""A search -> lines, a table, a heat map."""
+
+import io
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from .figures import FORMATS, STYLE
+from .files import write_atomically
+from .grid import at_the_edge
+from .report import percent
+
+HEAT_MAP = "heat_map"
+# Dark enough for white figures, of a range from 0 to 1.
+DARK = 0.6
+
+
+class Lines:
+    """Says a line for each point that is finished."""
+
+    def __init__(self, search, console):
+        self._console = console
+        self._total = len(search.grid)
+        self._done = self._total - len(search.todo())
+        if self._done:
+            self._say(f"{self._done} of {self._total} are done already")
+
+    def finished(self, point, results):
+        """Hears of a point and its `Results`."""
+        self._done += 1
+        spread = results.spread(point.method, "final_average_accuracy")
+        self._say(
+            f"{self._done:>3}/{self._total}  {point.name:<36}  "
+            f"average {_percent(spread)}"
+        )
+
+    def _say(self, line):
+        self._console.print(Text(line), soft_wrap=True)
+
+
+def table(search):
+    """One row for each point, the best one marked."""
+    best = search.best()
+    made = Table(box=SIMPLE_HEAD)
+    made.add_column("method")
+    for name in ("strength", "damping", "average accuracy"):
+        made.add_column(name, justify="right", no_wrap=True)
+    made.add_column("")
+    for point in search.grid:
+        made.add_row(
+            Text(point.method),
+            *(
+                f"{point.options[name]:g}" if name in point.options else "-"
+                for name in ("strength", "damping")
+            ),
+            _percent(search.accuracy(point)),
+            "best" if point == best else "",
+        )
+    return made
+
+
+def notes(search):
+    """Returns what there is to say of the best point, in lines."""
+    best = search.best()
+    lines = ["judged on the last sixth of the training data, held out"]
+    if best is not None:
+        lines.append(f"best: {best.command}")
+        lines += [
+            f"{edge}: there may be better ones beyond"
+            for edge in at_the_edge(best, search.grid)
+        ]
+    lines.append(f"search and heat map: {search.folder}")
+    return lines
+
+
+def write_heat_map(search):
+    """Draws accuracy over strength and damping, a field for each method."""
+    methods = list(
+        dict.fromkeys(point.method for point in search.grid if point.options)
+    )
+    if not methods:
+        return
+    means = [search.accuracy(point)["mean"] for point in search.grid]
+    limits = min(means), max(means)
+    with rc_context(STYLE):
+        sizes = [_axes(search, method) for method in methods]
+        figure = Figure(
+            figsize=(
+                2.0 + sum(1.1 + 0.85 * len(x) for x, _ in sizes),
+                1.8 + 0.7 * max(len(y) for _, y in sizes),
+            ),
+            layout="constrained",
+        )
+        fields = figure.subplots(
+            1,
+            len(methods),
+            squeeze=False,
+            width_ratios=[len(strengths) for strengths, _ in sizes],
+        )[0]
+        for axes, method, size in zip(fields, methods, sizes, strict=True):
+            image = _draw(axes, search, method, size, limits)
+        figure.colorbar(image, ax=list(fields), label="average accuracy, %")
+        for kind in FORMATS:
+            content = io.BytesIO()
+            figure.savefig(
+                content,
+                format=kind[1:],
+                dpi=160,
+                metadata={"Date": None} if kind == ".svg" else None,
+            )
+            write_atomically(
+                search.folder / (HEAT_MAP + kind), content.getvalue()
+            )
+
+
+def heat(search, method):
+    """Returns the mean accuracies of a method: a row for each damping."""
+    strengths, dampings = _axes(search, method)
+    field = np.full((len(dampings), len(strengths)), np.nan)
+    for point in search.grid:
+        if point.method == method:
+            place = (
+                dampings.index(point.damping),
+                strengths.index(point.strength),
+            )
+            field[place] = search.accuracy(point)["mean"]
+    return field
+
+
+def _axes(search, method):
+    points = [point for point in search.grid if point.method == method]
+    return tuple(
+        sorted({getattr(point, name) for point in points}, key=_number)
+        for name in ("strength", "damping")
+    )
+
+
+def _draw(axes, search, method, size, limits):
+    low, high = limits
+    field = heat(search, method)
+    image = axes.imshow(
+        100 * field,
+        cmap="Blues",
+        vmin=100 * low,
+        vmax=100 * high,
+        aspect="auto",
+        origin="lower",
+    )
+    for (row, column), mean in np.ndenumerate(field):
+        dark = mean - low > DARK * (high - low)
+        axes.text(
+            column,
+            row,
+            f"{100 * mean:.2f}",
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+        )
+    axes.set_title(method)
+    for name, axis, values in zip(
+        ("strength c", "damping ξ"), (axes.xaxis, axes.yaxis), size, strict=True
+    ):
+        axis.set_ticks(
+            range(len(values)),
+            ["-" if value is None else f"{value:g}" for value in values],
+        )
+        axis.set_label_text(name)
+    return image
+
+
+def _number(value):
+    return -1.0 if value is None else value
+
+
+def _percent(spread):
+    if spread is None:
+        return "-"
+    return percent(spread["mean"], spread["standard_error"], spread["n"] > 1)

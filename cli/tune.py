@@ -1,0 +1,175 @@
+"""Searches over strength and damping, judged on held-out training data."""
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+
+from . import engines, files
+from .errors import OptionError, RunError
+
+SEARCH = "search.json"
+POINTS = "points"
+SCHEMA = 1
+# What a search goes over, and what does not change what a point brings.
+NOT_PROTOCOL = (
+    "methods",
+    "strength",
+    "damping",
+    "output",
+    "data_dir",
+    "preset",
+)
+
+
+class Search:
+    """A search in its folder: what is done is not done again.
+
+    Args:
+        folder: Where it is, or will be.
+        grid: The points and the `RunConfig` of each, as `grid.points` makes
+            them.
+
+    Raises:
+        OptionError: If the folder holds something else.
+    """
+
+    def __init__(self, folder, grid):
+        self.folder = pathlib.Path(folder)
+        self.grid = grid
+        config = next(iter(grid.values()))
+        self.protocol = files.as_json(
+            {
+                name: value
+                for name, value in config.to_dict().items()
+                if name not in NOT_PROTOCOL
+            }
+        )
+        self.goes_on = (self.folder / SEARCH).is_file()
+        if self.goes_on:
+            self._check_protocol()
+
+    def _check_protocol(self):
+        path = self.folder / SEARCH
+        try:
+            found = files.read_json(path)["protocol"]
+            different = sorted(
+                name
+                for name in {*found, *self.protocol}
+                if found.get(name) != self.protocol.get(name)
+            )
+        except (OSError, RunError, TypeError, KeyError, AttributeError):
+            raise OptionError(
+                "--output",
+                f"{path} is not the record of a search; name another folder",
+            ) from None
+        if different:
+            told = "; ".join(
+                f"{name} {found.get(name)}, now {self.protocol.get(name)}"
+                for name in different
+            )
+            raise OptionError(
+                "--output",
+                f"{self.folder} holds a search with another protocol ({told})"
+                "; name another folder",
+            )
+
+    def todo(self):
+        """Returns the points that are not finished."""
+        return [point for point in self.grid if self.results(point) is None]
+
+    def results(self, point):
+        """Returns the `Results` of a point, or `None`."""
+        from . import reading
+
+        path = self.folder / POINTS / point.file
+        if not path.is_file():
+            return None
+        results = reading.read(path)
+        return results if all(r.is_complete for r in results.runs) else None
+
+    def run(self, engine="local", jobs=1, finished=lambda point, results: None):
+        """Runs what is not finished.
+
+        Args:
+            engine: A name in `engines.ENGINES`.
+            jobs: How many points share a machine.
+            finished: Called with each point and its `Results`.
+        """
+        points = self.todo()
+        configs = [self.grid[point] for point in points]
+        for position, record in _engine(engine, jobs)(held_out, configs):
+            # Not before: what fails at once leaves an empty folder.
+            (self.folder / POINTS).mkdir(parents=True, exist_ok=True)
+            path = self.folder / POINTS / points[position].file
+            files.write_json(path, record)
+            self.write()
+            finished(points[position], self.results(points[position]))
+
+    def best(self):
+        """Returns the point with the highest mean accuracy, or `None`."""
+        done = {point: self.accuracy(point) for point in self.grid}
+        done = {point: s["mean"] for point, s in done.items() if s}
+        return max(done, key=done.get) if done else None
+
+    def accuracy(self, point):
+        """Returns mean and spread of a point's accuracy, or `None`."""
+        results = self.results(point)
+        if results is None:
+            return None
+        return results.spread(point.method, "final_average_accuracy")
+
+    def write(self):
+        """Writes the record of the search."""
+        best = self.best()
+        files.write_json(
+            self.folder / SEARCH,
+            {
+                "schema": SCHEMA,
+                "judged_on": "the last sixth of the training data, held out",
+                "protocol": self.protocol,
+                "points": [
+                    {
+                        "method": point.method,
+                        **point.options,
+                        "final_average_accuracy": self.accuracy(point),
+                    }
+                    for point in self.grid
+                ],
+                "best": {"method": best.method, **best.options}
+                if best
+                else None,
+            },
+        )
+
+
+def _engine(name, jobs):
+    if name == "ray":
+        return functools.partial(engines.ray, jobs=jobs)
+    if jobs > 1:
+        return functools.partial(engines.processes, jobs=jobs)
+    return engines.here
+
+
+def held_out(config):
+    """Runs a configuration on training data alone; returns its record.
+
+    It is trained on the first five sixths and judged on the rest: the test
+    set is not looked at.
+    """
+    from . import runner
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = dataclasses.replace(config, output=folder)
+        dataset = _held_out_data(config.datasets, config.data_dir)
+        record = runner.run(config, dataset=dataset).to_dict()
+    # The folder was nobody's, and is gone.
+    record["config"]["output"] = ""
+    return record
+
+
+@functools.cache
+def _held_out_data(names, data_dir):
+    from . import data
+
+    return data.load_all(names, data_dir, held_out=True)

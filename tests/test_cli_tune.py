@@ -1,0 +1,400 @@
+"""The search: its grid, what it is judged on, its folder and its engines."""
+
+import json
+import math
+import os
+import pathlib
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from keras_si_cli import (
+    data,
+    engines,
+    grid,
+    main,
+    options,
+    output,
+    results,
+    runner,
+    search_report,
+    startup,
+    tune,
+)
+from keras_si_cli.errors import OptionError, RunError
+from matplotlib.image import imread
+
+GIVEN = {
+    "seed": 0,
+    "seeds": 1,
+    "precision": "float32",
+    "jit": "auto",
+    "output": "search",
+}
+
+
+def points(*methods, strengths=(), dampings=(), **given):
+    given = {**GIVEN, "methods": methods, **given}
+    return grid.points("smnist", "paper", given, strengths, dampings)
+
+
+def names(made):
+    return [point.name for point in made]
+
+
+def accuracy_of(config):
+    """What a made-up search finds: best at strength 1, damping 0.01."""
+    shortfall = abs(math.log10(config.strength))
+    shortfall += abs(math.log10(config.damping) + 2) / 2
+    return 0.9 - shortfall / 10
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """Replaces the training; lists the configurations it was asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(startup, "import_quietly", lambda threads=None: None)
+    calls = []
+
+    def held_out(config):
+        calls.append(config)
+        run = results.Run(
+            config.methods[0], 0, np.array([[accuracy_of(config)]])
+        )
+        return results.Results(
+            "smnist", {}, "CPU", config.to_dict(), [run]
+        ).to_dict()
+
+    monkeypatch.setattr(tune, "held_out", held_out)
+    return calls
+
+
+def invoke(*args):
+    return CliRunner().invoke(main.main, ["tune", "smnist", *args])
+
+
+def test_the_grid_is_every_strength_with_every_damping():
+    made = points("si", strengths=(0.1, 1.0), dampings=(0.01, 0.1))
+    assert names(made) == [
+        "si strength 0.1 damping 0.01",
+        "si strength 0.1 damping 0.1",
+        "si strength 1 damping 0.01",
+        "si strength 1 damping 0.1",
+    ]
+    for point, config in made.items():
+        assert (config.strength, config.damping) == (
+            point.strength,
+            point.damping,
+        )
+        assert config.methods == ("si",)
+    assert (
+        next(iter(made)).command == "--method si --strength 0.1 --damping 0.01"
+    )
+    assert next(iter(made)).file == "si-strength=0.1-damping=0.01.json"
+
+
+def test_what_is_not_given_is_the_presets_own_and_only_what_is_used():
+    made = points("si", "l2", "naive", strengths=(3.0, 9.0))
+    assert names(made) == [
+        *("si strength 3 damping 0.001", "si strength 9 damping 0.001"),
+        *("l2 strength 3", "l2 strength 9", "naive"),
+    ]
+
+
+def test_the_edge_of_the_grid():
+    made = points("si", strengths=(1, 2, 3), dampings=(0.1,))
+    low, middle, high = made
+    assert grid.at_the_edge(low, made) == ["strength 1 is the smallest tried"]
+    assert grid.at_the_edge(middle, made) == []
+    assert grid.at_the_edge(high, made) == ["strength 3 is the largest tried"]
+
+
+@pytest.mark.parametrize(
+    "args, expected",
+    [
+        (["--strength", "1", "2", "--tasks", "3"], "-s 1 -s 2 --tasks 3"),
+        (["--strength=1", "2", "-1"], "--strength=1 -s 2 -s -1"),
+        (["--strength", "1", "--strength", "2"], "-s 1 -s 2"),
+        (
+            ["--strength", "1", "2", "--damping", "3", "4"],
+            "-s 1 -s 2 -d 3 -d 4",
+        ),
+        (["--strength", "x"], "-s x"),
+        (["--tasks", "3", "4"], "--tasks 3 4"),
+    ],
+)
+def test_several_values_are_read_one_by_one(args, expected):
+    command = options.SeveralValues("tune")
+    expected = expected.replace("-s ", "--strength ").replace(
+        "-d ", "--damping "
+    )
+    assert " ".join(command._one_by_one(args)) == expected
+
+
+@pytest.mark.parametrize(
+    "args, expected",
+    [
+        ("--jobs 0", "--jobs: received 0, expected 1 or more"),
+        ("--strength 1 -1", "--strength: received -1.0, expected a finite"),
+        ("--strength 1 nan", "--strength: received nan"),
+        ("--damping 0", "--damping: received 0.0, expected a finite number ab"),
+        ("--strength 1 x", "Got unexpected extra argument (x)"),
+        ("--strength 1 2 1", "--strength: name each value once"),
+        ("--method naive --strength 1", "--strength: means nothing to naive"),
+        ("--method l2 --damping 1", "--damping: means nothing to l2"),
+        ("--tasks 6", "--tasks: received 6, expected at most 5"),
+        ("--engine dask", "'--engine': 'dask' is not one of 'local', 'ray'"),
+        ("--engine ray", "--engine: Ray is not installed; install it with pip"),
+        ("--output full", "--output: full is not empty; name another folder"),
+    ],
+)
+def test_a_wrong_option_is_named_in_one_line(
+    asked, monkeypatch, args, expected
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    os.mkdir("full")
+    pathlib.Path("full/notes.txt").write_text("mine")
+    result = invoke(*args.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert expected in result.stderr
+    assert os.listdir() == ["full"]
+    assert os.listdir("full") == ["notes.txt"]
+    assert asked == []
+
+
+GRID = ("--strength", "0.1", "1", "--damping", "0.01", "0.1")
+
+
+def test_a_search_ends_with_the_best_a_table_and_a_heat_map(asked):
+    result = invoke(*GRID, "--output", "search")
+    assert result.exit_code == 0, result.stderr
+    # Made up: 0.9 - 0.1, 0.05 less for damping 0.1.
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines[0] == "1/4 si strength 0.1 damping 0.01 average 80.00 %"
+    assert "si 0.1 0.01 80.00 %" in lines
+    assert "si 0.1 0.1 75.00 %" in lines
+    assert "si 1 0.01 90.00 % best" in lines
+    assert "si 1 0.1 85.00 %" in lines
+    assert "best: --method si --strength 1.0 --damping 0.01" in lines
+    assert any("strength 1 is the largest tried" in line for line in lines)
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    record = json.loads(pathlib.Path("search/search.json").read_text())
+    assert record["best"] == {"method": "si", "strength": 1.0, "damping": 0.01}
+    assert [p["final_average_accuracy"]["mean"] for p in record["points"]] == (
+        pytest.approx([0.8, 0.75, 0.9, 0.85])
+    )
+    assert "held out" in record["judged_on"]
+    assert imread("search/heat_map.png")[..., :3].std() > 0.01
+    figure = pathlib.Path("search/heat_map.svg").read_text()
+    for text in ("80.00", "75.00", "90.00", "85.00", "strength c"):
+        assert f"<!-- {text} -->" in figure
+
+
+def test_what_is_finished_is_not_run_again(asked):
+    assert invoke(*GRID, "--output", "search").exit_code == 0
+    wider = ("--strength", "0.1", "1", "10", *GRID[3:], "--output", "search")
+    result = invoke(*wider)
+    assert result.exit_code == 0, result.stderr
+    assert [(c.strength, c.damping) for c in asked[4:]] == [
+        *((10.0, 0.01), (10.0, 0.1)),
+    ]
+    assert result.stdout.startswith("4 of 6 are done already\n")
+    assert "best: --method si --strength 1.0" in result.stdout
+    # Nothing is left to do: the table is shown again.
+    assert "90.00 %" in invoke(*wider).stdout
+    assert len(asked) == 6
+
+
+def test_an_interrupted_search_goes_on(asked, monkeypatch):
+    finished = tune.held_out
+
+    def interrupted(config):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return finished(config)
+
+    monkeypatch.setattr(tune, "held_out", interrupted)
+    result = invoke(*GRID, "--output", "search")
+    assert result.exit_code == 130
+    assert result.stderr == (
+        "keras-si: error: interrupted; the same command with --output search "
+        "goes on\n"
+    )
+    monkeypatch.setattr(tune, "held_out", finished)
+    assert invoke(*GRID, "--output", "search").exit_code == 0
+    assert len(asked) == 4
+    assert len({(c.strength, c.damping) for c in asked}) == 4
+
+
+def test_a_failure_before_the_first_point_leaves_nothing(asked, monkeypatch):
+    def fail(config):
+        raise OptionError("--dataset", "there is none")
+
+    monkeypatch.setattr(tune, "held_out", fail)
+    result = invoke(*GRID)
+    assert result.exit_code == 2
+    assert result.stderr == "keras-si: error: --dataset: there is none\n"
+    assert os.listdir() == []
+
+
+def test_a_search_with_another_protocol_is_not_gone_on_with(asked):
+    assert invoke(*GRID, "--output", "search").exit_code == 0
+    before = pathlib.Path("search/search.json").read_bytes()
+    result = invoke(*GRID, "--output", "search", "--epochs", "7")
+    assert result.exit_code == 2
+    assert "--output: search holds a search with another protocol" in (
+        result.stderr
+    )
+    assert "(epochs 2, now 7)" in result.stderr
+    assert pathlib.Path("search/search.json").read_bytes() == before
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"protocol": 3}'])
+def test_a_damaged_search_is_refused(asked, text):
+    os.mkdir("search")
+    pathlib.Path("search/search.json").write_text(text)
+    result = invoke("--output", "search")
+    assert result.exit_code == 2
+    assert "search.json is not the record of a search" in result.stderr
+    assert asked == []
+
+
+def test_heat_maps_of_methods_with_fewer_settings(asked):
+    made = points("si", "l2", "naive", strengths=(1.0, 10.0))
+    search = tune.Search("search", made)
+    search.run()
+    np.testing.assert_allclose(search_report.heat(search, "l2"), [[0.85, 0.75]])
+    assert search_report._axes(search, "l2") == ([1.0, 10.0], [None])
+    search_report.write_heat_map(search)
+    assert sorted(os.listdir("search")) == [
+        *("heat_map.png", "heat_map.svg", "points", "search.json"),
+    ]
+
+
+def test_the_test_set_is_not_looked_at(monkeypatch, tmp_path):
+    """Of 13 training examples the last 2 are held out."""
+    train = data.Split(
+        np.arange(13, dtype="uint8").reshape(13, 1, 1, 1),
+        np.arange(13, dtype="int32"),
+    )
+    secret = data.Split(
+        np.full((5, 1, 1, 1), 99, "uint8"), np.zeros(5, "int32")
+    )
+    loaded = []
+
+    def load(name, data_dir):
+        loaded.append(name)
+        return data.Data(name, 13, train, secret)
+
+    given = []
+
+    def run(config, dataset):
+        given.append((config, dataset))
+        return results.Results("smnist", {}, "", config.to_dict(), [])
+
+    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(runner, "run", run)
+    tune._held_out_data.cache_clear()
+    (config,) = points("si").values()
+    record = tune.held_out(config)
+    ((used, dataset),) = given
+    assert dataset.train.labels.tolist() == list(range(11))
+    assert dataset.train.images.ravel().tolist() == list(range(11))
+    assert dataset.test.labels.tolist() == [11, 12]
+    assert dataset.test.images.ravel().tolist() == [11, 12]
+    # In a folder of its own, which is gone.
+    assert used.output != "search" and not os.path.exists(used.output)
+    assert record["config"]["output"] == ""
+    tune.held_out(config)
+    assert loaded == ["mnist"]  # Once for a process.
+    tune._held_out_data.cache_clear()
+
+
+def test_joined_datasets_are_held_out_each(monkeypatch):
+    def load(name, data_dir):
+        first = 0 if name == "one" else 50
+        labels = np.arange(6, dtype="int32") + first
+        split = data.Split(np.zeros((6, 1, 1, 1), "uint8"), labels)
+        return data.Data(name, 100, split, split)
+
+    monkeypatch.setattr(data, "load", load)
+    both = data.load_all(["one", "two"], held_out=True)
+    assert both.test.labels.tolist() == [5, 155]
+    assert both.train.labels.tolist() == [
+        *(0, 1, 2, 3, 4, 150, 151, 152, 153, 154)
+    ]
+
+
+# In place of starting TensorFlow with a number of threads; a process has it
+# without importing this file.
+NO_START = abs
+
+
+def test_processes_run_several_at_once():
+    got = dict(engines.processes(math.sqrt, [1.0, 4.0, 9.0], 2, NO_START))
+    assert got == {0: 1.0, 1: 2.0, 2: 3.0}
+
+
+def test_a_process_that_dies_is_told_in_one_line():
+    with pytest.raises(RunError, match="go on with fewer --jobs"):
+        list(engines.processes(os._exit, [1], 2, NO_START))
+
+
+def test_an_error_travels_from_process_to_process():
+    error = pickle.loads(pickle.dumps(OptionError("--tasks", "too many")))
+    assert str(error) == "--tasks: too many"
+
+
+def test_jobs_share_the_cores(monkeypatch):
+    monkeypatch.setattr(
+        os, "sched_getaffinity", lambda pid: set(range(8)), raising=False
+    )
+    assert [engines.cores_each(jobs) for jobs in (1, 2, 3, 99)] == [8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("address", [None, "ray://head:10001"])
+def test_ray_gets_the_points_and_gives_them_back(monkeypatch, address):
+    """With a stand-in that is as Ray is where we use it."""
+    heard = {}
+
+    class Remote:
+        def __init__(self, function):
+            self.remote = lambda *args: (id(args), function, args)
+
+    def remote(num_cpus):
+        heard["num_cpus"] = num_cpus
+        return Remote
+
+    fake = types.SimpleNamespace(
+        init=lambda **given: heard.update(given),
+        remote=remote,
+        # The last first: the order of the end is not that of the start.
+        wait=lambda waiting, num_returns: (waiting[-1:], waiting[:-1]),
+        get=lambda future: future[1](*future[2]),
+        shutdown=lambda: heard.update(shut_down=True),
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setattr(engines, "import_quietly", NO_START)
+    monkeypatch.setattr(engines, "cores_each", lambda jobs: 4)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    got = list(engines.ray(math.sqrt, [1.0, 4.0], jobs=2))
+    assert got == [(1, 2.0), (0, 1.0)]
+    assert heard["num_cpus"] == 4 and heard["shut_down"]
+    # A cluster's own settings are left alone.
+    assert heard.get("_node_ip_address") == (None if address else "127.0.0.1")
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_the_default_folder_is_that_of_a_search():
+    assert output.default_folder("tune-smnist").startswith(
+        os.path.join("runs", "tune-smnist-")
+    )
