@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 PAPER = "Zenke, Poole & Ganguli 2017"
 VAN_DE_VEN = "van de Ven & Tolias 2018"
-# The paper does not say which strength; these are what their code now uses.
+# The strengths of the paper's own runs were not at hand.
 VAN_DE_VEN_STRENGTH = (
     "xi and c are the defaults of the authors' later code (van de Ven, "
     "Tuytelaars & Tolias 2022), whose SI takes the gradient of the total loss; "
