@@ -9,6 +9,7 @@ from .methods import METHODS
 from .presets import BENCHMARKS
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+DISTRIBUTIONS = ("none", "mirrored")
 # keras.utils.set_random_seed takes 32 bits.
 MAX_SEED = 2**32 - 1
 # What TFDS can find: name, then /configuration and :version if they matter.
@@ -37,6 +38,7 @@ class RunConfig:
         precision: A Keras dtype policy.
         jit: `"auto"` (Keras decides), `True` or `False`.
         output: The folder for the results.
+        distribute: `"none"`, or `"mirrored"`: over all GPUs of the machine.
     """
 
     benchmark: str
@@ -56,6 +58,7 @@ class RunConfig:
     precision: str
     jit: bool | str
     output: str
+    distribute: str = "none"
 
     def __post_init__(self):
         _one_of("benchmark", self.benchmark, BENCHMARKS)
@@ -69,6 +72,7 @@ class RunConfig:
                 f"received {', '.join(self.methods)}; name each method once",
             )
         _one_of("--precision", self.precision, PRECISIONS)
+        _one_of("--distribute", self.distribute, DISTRIBUTIONS)
         for name in ("tasks", "epochs", "batch_size", "seeds"):
             _at_least_one(_option(name), getattr(self, name))
         if not self.hidden:

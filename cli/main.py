@@ -157,6 +157,13 @@ def _run_options(benchmark):
             help="Compile with XLA, or not. [default: Keras decides]",
         ),
         click.option(
+            "--distribute",
+            type=click.Choice(config_module.DISTRIBUTIONS),
+            default="none",
+            show_default=True,
+            help="mirrored: each batch is shared by all GPUs.",
+        ),
+        click.option(
             "--output",
             metavar="DIR",
             help="Folder for the results. "

@@ -78,13 +78,14 @@ def _run_method(run_, tasks, dataset, config, results, observer):
     # After that, which forgets the policy too.
     keras.config.set_dtype_policy(config.precision)
     keras.utils.set_random_seed(run_.seed)
-    model = models.dense_net(
-        tasks[0].num_features,
-        config.hidden,
-        dataset.num_classes,
-        from_bytes=tasks[0].as_bytes,
-    )
-    models.compile_classifier(model, config)
+    with _strategy(config).scope():
+        model = models.dense_net(
+            tasks[0].num_features,
+            config.hidden,
+            dataset.num_classes,
+            from_bytes=tasks[0].as_bytes,
+        )
+        models.compile_classifier(model, config)
     method = METHODS[run_.method](config)
     for task in tasks:
         observer.task_started(run_.method, run_.seed, task.index)
@@ -107,6 +108,12 @@ def _run_method(run_, tasks, dataset, config, results, observer):
         run_.evaluate_seconds += evaluated - trained
         results.write(config.output)
         observer.task_ended(run_, task.index, evaluated - started)
+
+
+def _strategy(config):
+    if config.distribute == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
 
 
 def _meet(model, task):
