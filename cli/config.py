@@ -10,6 +10,7 @@ from .presets import BENCHMARKS
 
 OUTPUT_WEIGHTS = ("zeros", "glorot")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+DISTRIBUTIONS = ("none", "mirrored")
 # keras.utils.set_random_seed takes 32 bits.
 MAX_SEED = 2**32 - 1
 # What TFDS can find: name, then /configuration and :version if they matter.
@@ -54,6 +55,7 @@ class RunConfig:
         output: The folder for the results.
         deterministic: Whether an accelerator must give the same results run
             after run, too. CPUs always do.
+        distribute: `"none"`, or `"mirrored"`: over all GPUs of the machine.
     """
 
     benchmark: str
@@ -78,6 +80,7 @@ class RunConfig:
     jit: bool | str
     output: str
     deterministic: bool = False
+    distribute: str = "none"
 
     def __post_init__(self):
         _one_of("benchmark", self.benchmark, BENCHMARKS)
@@ -86,6 +89,7 @@ class RunConfig:
         _one_of("--scenario", self.scenario, benchmark.scenarios)
         self._check_methods()
         _one_of("--precision", self.precision, PRECISIONS)
+        _one_of("--distribute", self.distribute, DISTRIBUTIONS)
         _one_of("--output-weights", self.output_weights, OUTPUT_WEIGHTS)
         if (self.epochs is None) == (self.steps is None):
             raise OptionError("--epochs", "give either it or --steps")

@@ -5,6 +5,7 @@ import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from . import models
 from .checkpoint import Position
@@ -145,15 +146,16 @@ class MethodRun:
     def _new_model(self):
         """Returns the net: the same for every method with this seed."""
         keras.utils.set_random_seed(self.run.seed)
-        model = models.build(
-            self.config,
-            self.image_shape,
-            max(outputs_of(self.tasks)) + 1,
-            from_bytes=self.tasks[0].as_bytes,
-        )
         mixed = self.config.scenario == "task" and self.method.mixes_tasks
         outputs = [task.outputs for task in self.tasks] if mixed else None
-        models.compile_classifier(model, self.config, outputs)
+        with _strategy(self.config).scope():
+            model = models.build(
+                self.config,
+                self.image_shape,
+                max(outputs_of(self.tasks)) + 1,
+                from_bytes=self.tasks[0].as_bytes,
+            )
+            models.compile_classifier(model, self.config, outputs)
         self.method.attach(model)
         return model
 
@@ -262,3 +264,9 @@ def _accuracy(model, task):
     # Back to the count that it is: the metric's mean is a rounded float32.
     count = len(task.test_examples)
     return round(logs["accuracy"] * count) / count
+
+
+def _strategy(config):
+    if config.distribute == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()

@@ -2,7 +2,7 @@
 
 import click
 
-from .config import OUTPUT_WEIGHTS, PRECISIONS
+from .config import DISTRIBUTIONS, OUTPUT_WEIGHTS, PRECISIONS
 from .engines import ENGINES
 from .methods import METHODS
 from .presets import BENCHMARKS
@@ -228,6 +228,13 @@ def _place(benchmark):
             "--jit/--no-jit",
             default=None,
             help="Compile with XLA, or not. [default: Keras decides]",
+        ),
+        click.option(
+            "--distribute",
+            type=click.Choice(DISTRIBUTIONS),
+            default="none",
+            show_default=True,
+            help="mirrored: each batch is shared by all GPUs.",
         ),
         click.option(
             "--deterministic",

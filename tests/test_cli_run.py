@@ -16,6 +16,7 @@ from keras_si_cli import (
     main,
     method_run,
     methods,
+    models,
     pixels,
     runner,
 )
@@ -236,6 +237,27 @@ def test_the_observer_hears_everything_in_order():
         *("task naive 0 1", *batches, "trained", "ended 1, on disk 2"),
         "finished",
     ]
+
+
+def test_a_mirrored_run_is_the_same_run(monkeypatch):
+    """On one device; on several it is the engine's tests that show it."""
+    strategies = []
+    compile_classifier = models.compile_classifier
+
+    def spy(model, *args):
+        strategies.append(type(model.distribute_strategy).__name__)
+        return compile_classifier(model, *args)
+
+    monkeypatch.setattr(models, "compile_classifier", spy)
+    alone, mirrored = (
+        runner.run(make_config(methods=("si",), distribute=distribute))
+        for distribute in ("none", "mirrored")
+    )
+    np.testing.assert_array_equal(
+        alone.runs[0].accuracy, mirrored.runs[0].accuracy
+    )
+    assert strategies[1] == "MirroredStrategy" != strategies[0]
+    assert mirrored.config["distribute"] == "mirrored"
 
 
 def test_precision_is_set_for_the_run_and_put_back():
