@@ -222,8 +222,8 @@ def test_an_interrupted_search_goes_on(asked, monkeypatch):
     result = invoke(*GRID, "--output", "search")
     assert result.exit_code == 130
     assert result.stderr == (
-        "keras-si: error: interrupted; the same command with --output search "
-        "goes on\n"
+        "keras-si: error: interrupted; to go on: the same command with "
+        "--output search\n"
     )
     monkeypatch.setattr(tune, "held_out", finished)
     assert invoke(*GRID, "--output", "search").exit_code == 0
