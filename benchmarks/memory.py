@@ -1,8 +1,8 @@
 """What grows with the number of tasks: nothing should.
 
 Trains the paper's net with SI on one task after another, and shows for each
-of a few tasks the time per step, the peak memory up to then and how often the
-model was traced:
+of a few tasks the time per step, the memory in use and its peak up to then,
+how often the model was traced, and how many files the process holds open:
 
     python benchmarks/memory.py
     KERAS_BACKEND=jax python benchmarks/memory.py
@@ -12,6 +12,7 @@ Prints a table; asserts nothing.
 """
 
 import argparse
+import os
 import resource
 import sys
 
@@ -58,15 +59,31 @@ def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def resident_bytes():
+    """Returns the process's memory in use, or `None` where nobody tells."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
+def open_files():
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return "-"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=50)
+    parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument(
         "--show",
         type=int,
         nargs="*",
-        default=[1, 2, 10, 25, 50],
+        default=[1, 2, 10, 20, 50, 100, 150, 200],
         metavar="TASK",
         help="Tasks to show, counted from 1; the last one always is.",
     )
@@ -83,7 +100,10 @@ def main():
     y = rng.integers(0, 10, count)
     print(step_time.device())
     print(f"parameters: {parameters:.1f} MiB")
-    print(f"{'task':>5}{'ms/step':>10}{'peak MiB':>10}{'traces':>8}")
+    print(
+        f"{'task':>5}{'ms/step':>10}{'MiB':>8}{'peak MiB':>10}{'traces':>8}"
+        f"{'files':>7}"
+    )
     for task in range(1, options.tasks + 1):
         permutation = rng.permutation(shape[0])
         model.fit(
@@ -95,9 +115,12 @@ def main():
         )
         if task in options.show or task == options.tasks:
             milliseconds = 1e3 * timer.seconds[0] / step_time.STEPS
+            memory = resident_bytes()
+            memory = "-" if memory is None else f"{memory / MIB:.0f}"
             print(
-                f"{task:>5}{milliseconds:>10.1f}{peak_bytes() / MIB:>10.0f}"
-                f"{Traces.count:>8}",
+                f"{task:>5}{milliseconds:>10.1f}{memory:>8}"
+                f"{peak_bytes() / MIB:>10.0f}{Traces.count:>8}"
+                f"{open_files():>7}",
                 flush=True,
             )
 
