@@ -14,7 +14,7 @@ VERSION = re.search(
     re.MULTILINE,
 ).group(1)
 
-TEST = ["pytest>=8"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6"]
 DEV = [*TEST, "build>=1.2", "ruff>=0.15"]
 
 setup(

@@ -52,6 +52,8 @@ class RunConfig:
         precision: A Keras dtype policy.
         jit: `"auto"` (Keras decides), `True` or `False`.
         output: The folder for the results.
+        deterministic: Whether an accelerator must give the same results run
+            after run, too. CPUs always do.
     """
 
     benchmark: str
@@ -75,6 +77,7 @@ class RunConfig:
     precision: str
     jit: bool | str
     output: str
+    deterministic: bool = False
 
     def __post_init__(self):
         _one_of("benchmark", self.benchmark, BENCHMARKS)
@@ -153,6 +156,30 @@ class RunConfig:
     def to_dict(self):
         """Returns the options as JSON can hold them."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, options):
+        """Makes it from what `to_dict` gave, also after a way through JSON.
+
+        Raises:
+            OptionError: If an option is missing, unknown or wrong.
+        """
+        fields = dataclasses.fields(cls)
+        names = {field.name for field in fields}
+        needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+        for name in sorted(set(options) - names):
+            raise OptionError(
+                _option(name),
+                "unknown here: the configuration is that of another keras-si",
+            )
+        for name in sorted(needed - set(options)):
+            raise OptionError(_option(name), "missing from the configuration")
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in options.items()
+            }
+        )
 
 
 def resolve(benchmark, preset, given):

@@ -1,8 +1,10 @@
-"""The two ways in which a command ends early, each told in one line."""
+"""The ways in which a command ends early, each told in one line."""
 
 
 class OptionError(ValueError):
-    """An option holds what it cannot hold: a usage error, exit code 2."""
+    """An option holds what it cannot hold: a usage error."""
+
+    exit_code = 2
 
     def __init__(self, option, problem):
         # Both as arguments, so that it can travel from process to process.
@@ -14,4 +16,12 @@ class OptionError(ValueError):
 
 
 class RunError(RuntimeError):
-    """The options are fine and the work failed: exit code 1."""
+    """The options are fine and the work failed."""
+
+    exit_code = 1
+
+
+class Interrupted(RunError):
+    """The user has pressed Ctrl-C: 128 and the signal's number, as shells."""
+
+    exit_code = 130

@@ -8,9 +8,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from .files import write_atomically
 from .methods import METHODS
 from .protocols import differences, title
-from .results import curve, write_atomically
+from .results import curve
 
 AVERAGE = "average_accuracy"
 PER_TASK = "accuracy_per_task"

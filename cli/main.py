@@ -6,6 +6,7 @@ inside the commands, so that `--help` answers at once.
 
 import functools
 import os
+import shlex
 import sys
 import traceback
 
@@ -13,7 +14,8 @@ import click
 
 from . import config as config_module
 from . import output as output_module
-from .errors import OptionError, RunError
+from . import resume as resume_module
+from .errors import Interrupted, OptionError, RunError
 from .options import SeveralValues, run_options, tune_options
 
 # Since click 8.2; before, click shows the help and raises nothing.
@@ -64,7 +66,7 @@ def _one_line_errors(command):
                 traceback.print_exc()
             if isinstance(error, OptionError | RunError):
                 told = click.ClickException(str(error))
-                told.exit_code = 2 if isinstance(error, OptionError) else 1
+                told.exit_code = error.exit_code
                 raise told from error
             lines = str(error).strip().splitlines() or ["no message"]
             raise click.ClickException(
@@ -141,38 +143,77 @@ def tune_scifar(**options):
     _tune("scifar", **options)
 
 
-def _run(benchmark, preset, output, overwrite, **options):
+def _run(benchmark, preset, output, overwrite, resume, **options):
+    if resume and overwrite:
+        raise OptionError("--resume", "cannot be combined with --overwrite")
+    if resume and output is None:
+        raise OptionError("--resume", "name the run's folder with --output")
     if output is None:
         output = output_module.default_folder(benchmark)
     config = config_module.resolve(
         benchmark, preset, _given(output=output, **options)
     )
-    made = output_module.prepare_folder(output, overwrite)
-    try:
-        results = _train(config)
-    except BaseException:
-        # A run that ended before its first result leaves no empty folder.
-        output_module.remove_empty(made)
-        raise
-    _show(results, output)
+    _run_in_folder(config, overwrite, resume)
 
 
 def _given(hidden, jit, data_dir, **given):
     """Returns options by the names of `RunConfig`."""
     if hidden is not None:
         hidden = config_module.parse_hidden(hidden)
-    if data_dir is not None and not os.path.isdir(data_dir):
-        raise OptionError(
-            "--data-dir",
-            f"received {data_dir}, expected a folder that exists: make it "
-            "first if the dataset is to be downloaded to it",
-        )
+    _check_data_dir(data_dir)
     return {
         **given,
         "hidden": hidden,
         "jit": "auto" if jit is None else jit,
         "data_dir": data_dir,
     }
+
+
+def _check_data_dir(data_dir):
+    if data_dir is not None and not os.path.isdir(data_dir):
+        raise OptionError(
+            "--data-dir",
+            f"received {data_dir}, expected a folder that exists: make "
+            "it first if the dataset is to be downloaded to it",
+        )
+
+
+def _run_in_folder(config, overwrite=False, resume=False):
+    with output_module.held(config.output, overwrite, resume):
+        if resume:
+            resume_module.check_config(config.output, config)
+        results = _train(config, resume)
+    _show(results, config.output)
+    failed = [run for run in results.runs if run.failed is not None]
+    if failed:
+        raise RunError(
+            "; ".join(f"{r.method} seed {r.seed}: {r.failed}" for r in failed)
+        )
+
+
+def _train(config, resume):
+    from . import progress, startup
+
+    with progress.observer() as observer:
+        try:
+            startup.import_quietly()
+            from . import runner
+
+            standing = None
+            if resume:
+                standing = resume_module.standing(config.output, config)
+                standing.check_versions(runner.versions())
+                for notice in standing.notices:
+                    observer.notice(notice)
+            return runner.run(config, observer, standing=standing)
+        except KeyboardInterrupt:
+            how = ""
+            if os.path.exists(
+                os.path.join(config.output, output_module.CONFIG)
+            ):
+                folder = shlex.quote(config.output)
+                how = f"; to go on: keras-si resume {folder}"
+            raise Interrupted(f"interrupted{how}") from None
 
 
 def _tune(benchmark, preset, strengths, dampings, jobs, engine, **options):
@@ -188,11 +229,8 @@ def _tune(benchmark, preset, strengths, dampings, jobs, engine, **options):
     )
     engines.check(engine)
     search = tune_module.Search(options["output"], points)
-    try:
+    with output_module.held(search.folder, overwrite=search.goes_on):
         _search(search, engine, jobs)
-    except BaseException:
-        output_module.remove_empty(search.made)
-        raise
 
 
 def _search(search, engine, jobs):
@@ -209,30 +247,14 @@ def _search(search, engine, jobs):
     try:
         search.run(engine, jobs, lines.finished)
     except KeyboardInterrupt:
-        raise RunError(
-            "interrupted; the same command with --output "
-            f"{search.folder} goes on"
+        raise Interrupted(
+            "interrupted; to go on: the same command with --output "
+            f"{shlex.quote(str(search.folder))}"
         ) from None
     console.print(search_report.table(search))
     for line in search_report.notes(search):
         console.print(Text(line), soft_wrap=True)
     search_report.write_heat_map(search)
-
-
-def _train(config):
-    from . import progress, startup
-
-    with progress.observer() as observer:
-        try:
-            startup.import_quietly()
-            from . import runner
-
-            return runner.run(config, observer)
-        except KeyboardInterrupt:
-            where = f"; tasks that were finished are in {config.output}"
-            raise RunError(
-                "interrupted" + (where if os.listdir(config.output) else "")
-            ) from None
 
 
 def _show(results, output):
@@ -248,6 +270,20 @@ def _show(results, output):
     for line in report.notes(results):
         console.print(Text(line))
     console.print(Text(f"results and figures: {output}"), soft_wrap=True)
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+@_one_line_errors
+def resume(folder):
+    """Go on with the run in DIR, which was interrupted.
+
+    It ends with the accuracies that it would have had without interruption,
+    on the same machine. At most one epoch is trained again.
+    """
+    config = resume_module.read_config(folder)
+    _check_data_dir(config.data_dir)
+    _run_in_folder(config, resume=True)
 
 
 @main.command()

@@ -10,6 +10,12 @@ class Observer:
     def started(self, config, total_steps):
         """The training is about to start: so many steps in all."""
 
+    def notice(self, text):
+        """Something that the user should know, one line."""
+
+    def resumed(self, steps):
+        """So many steps of the whole were trained before."""
+
     def task_started(self, method, seed, task):
         """The `fit` on a task is about to start."""
 

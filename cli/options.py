@@ -31,6 +31,12 @@ def run_options(benchmark):
                 help=f"Replace {OUR_FILES} of an earlier run in the folder; "
                 "other files stay.",
             ),
+            click.option(
+                "--resume",
+                is_flag=True,
+                help="Go on with the run in the folder if it was "
+                "interrupted, with the same options.",
+            ),
         ]
     )
 
@@ -222,6 +228,12 @@ def _place(benchmark):
             "--jit/--no-jit",
             default=None,
             help="Compile with XLA, or not. [default: Keras decides]",
+        ),
+        click.option(
+            "--deterministic",
+            is_flag=True,
+            help="The same results run after run on a GPU too, where that "
+            "takes longer; on CPUs it is always so.",
         ),
     ]
 

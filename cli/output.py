@@ -6,6 +6,9 @@ import os
 import pathlib
 
 from .errors import OptionError
+from .lock import LOCK, lock
+
+CONFIG = "config.json"
 
 
 def default_folder(benchmark):
@@ -14,44 +17,56 @@ def default_folder(benchmark):
     return os.path.join("runs", f"{benchmark}-{now}")
 
 
-def prepare_folder(output, overwrite):
-    """Makes the folder and tries it.
+@contextlib.contextmanager
+def held(output, overwrite=False, resume=False):
+    """Makes the folder and holds its lock; removes it if it stays empty.
 
-    Returns:
-        The folders that were made for it, the innermost first, as
-        `remove_empty` takes them.
+    Args:
+        output: The folder.
+        overwrite: Whether an earlier run in it may be replaced.
+        resume: Whether an earlier run in it is to go on.
+
+    Raises:
+        OptionError: If it cannot be used.
+        RunError: If another process uses it.
     """
     path = pathlib.Path(output)
     made = []
     try:
-        if path.exists() and not path.is_dir():
-            raise OptionError("--output", f"{output} is a file; name a folder")
-        made = [p for p in (path, *path.parents) if not p.exists()]
-        path.mkdir(parents=True, exist_ok=True)
-        if not overwrite and any(path.iterdir()):
-            raise OptionError(
-                "--output",
-                f"{output} is not empty; name another folder, or replace "
-                "the earlier run in it with --overwrite",
-            )
-        probe = path / f".keras-si.{os.getpid()}.tmp"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        remove_empty(made)
-        raise OptionError(
-            "--output",
-            f"{output} cannot be written ({error.strerror}); name a folder "
-            "that can",
-        ) from error
-    return made
+        with contextlib.ExitStack() as stack:
+            try:
+                if path.exists() and not path.is_dir():
+                    raise OptionError(
+                        "--output", f"{output} is a file; name a folder"
+                    )
+                made = [p for p in (path, *path.parents) if not p.exists()]
+                path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock(path))
+            except OSError as error:
+                raise OptionError(
+                    "--output",
+                    f"{output} cannot be written ({error.strerror}); name a "
+                    "folder that can",
+                ) from error
+            if not (overwrite or resume):
+                _refuse_contents(path)
+            yield
+    except BaseException:
+        # A run that ended before its first result leaves no empty folder.
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
-def remove_empty(folders):
-    """Removes those of the folders that are empty, in the order given."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+def _refuse_contents(path):
+    if all(entry.name == LOCK for entry in path.iterdir()):
+        return
+    raise OptionError(
+        "--output",
+        f"{path} is not empty; name another folder, go on with the run in it "
+        "with --resume, or replace it with --overwrite",
+    )
 
 
 def check_figure(path, overwrite):

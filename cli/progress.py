@@ -48,6 +48,9 @@ class LineProgress(Observer):
     def __exit__(self, *_):
         pass
 
+    def notice(self, text):
+        print(f"note: {text}", file=sys.stderr, flush=True)
+
     def task_ended(self, run, task, seconds):
         # Flushed, so that a file can be watched.
         print(task_line(run, task, seconds), flush=True)
@@ -84,12 +87,18 @@ class LiveProgress(Observer):
     def __exit__(self, *_):
         self._progress.stop()
 
+    def notice(self, text):
+        self._progress.console.print(Text(f"note: {text}"))
+
     def loading(self, dataset):
         self._update(description=f"loading {dataset}")
 
     def started(self, config, total_steps):
         self._epochs, self._tasks = config.epochs or 1, config.tasks
         self._update(total=total_steps)
+
+    def resumed(self, steps):
+        self._update(completed=steps)
 
     def task_started(self, method, seed, task):
         self._where = f"{method} task {task + 1}/{self._tasks}"

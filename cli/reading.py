@@ -1,6 +1,5 @@
 """Reading a results file back: strictly, for anything may be in it."""
 
-import json
 import math
 import pathlib
 import reprlib
@@ -8,9 +7,19 @@ import sys
 
 import numpy as np
 
+from . import files
 from .errors import RunError
 from .results import RESULTS, SCHEMA, Results, Run
 
+KEYS = {
+    "schema",
+    "benchmark",
+    "versions",
+    "device",
+    "config",
+    "runs",
+    "summary",
+}
 LARGEST = sys.float_info.max
 # What the types of JSON are called there.
 KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer"}
@@ -21,17 +30,14 @@ def read(path):
     path = pathlib.Path(path)
     try:
         path = path / RESULTS if path.is_dir() else path
-        record = json.loads(path.read_text(encoding="utf-8"))
+        # The first ones of keras-si have no checksum.
+        record = files.read_json(path, needs_checksum=False)
     except OSError as error:
         raise RunError(
             f"{path} could not be read ({error.strerror}); name a folder "
             "that `keras-si run` has written"
         ) from error
-    except RecursionError as error:
-        raise _damaged(path, "it is nested too deeply") from error
-    except ValueError as error:
-        raise _damaged(path, error) from error
-    schema = record.get("schema") if isinstance(record, dict) else None
+    schema = record.get("schema")
     if type(schema) is int and schema > SCHEMA:
         raise RunError(
             f"{path} has schema {schema}, this keras-si reads {SCHEMA}; "
@@ -45,20 +51,19 @@ def read(path):
     try:
         return _from_dict(record)
     except ValueError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path, problem):
-    return RunError(f"{path} is damaged: {problem}; run it again")
+        raise files.DamagedFile(path, error) from error
 
 
 def _from_dict(record):
+    unknown = set(record) - KEYS
+    if unknown:
+        raise ValueError(f"it has an unknown entry {sorted(unknown)[0]!r}")
     results = Results(
         _item(record, "benchmark", str),
         _item(record, "versions", dict),
         _item(record, "device", str),
         _item(record, "config", dict),
-        [_run(run) for run in _item(record, "runs", list)],
+        [read_run(run) for run in _item(record, "runs", list)],
     )
     if "dataset" in results.config:
         _item(results.config, "dataset", str)  # The titles show it.
@@ -71,7 +76,8 @@ def _from_dict(record):
     return results
 
 
-def _run(record):
+def read_run(record):
+    """Makes a `Run` of what its `to_dict` gave."""
     seconds = _item(record, "seconds", dict)
     run = Run(
         _item(record, "method", str),
@@ -84,6 +90,8 @@ def _run(record):
         if "untrained_accuracy" in record
         else None,
     )
+    if "failed" in record:
+        run.failed = _item(record, "failed", str)
     if len(run.untrained) != len(run.accuracy):
         raise ValueError(
             f"its 'untrained_accuracy' holds {len(run.untrained)} numbers, "

@@ -1,21 +1,17 @@
 """The results of a run, and their JSON file."""
 
 import dataclasses
-import json
 import math
-import os
 import pathlib
-import re
 
 import numpy as np
 
 from keras_si import metrics
 
-from .errors import RunError
+from . import files
 
 SCHEMA = 1
 RESULTS = "results.json"
-CONFIG = "config.json"
 # What is said of a whole run; all of them properties of `Run`.
 MEASURES = (
     "final_average_accuracy",
@@ -31,7 +27,8 @@ class Run:
 
     `accuracy[i, j]` is the accuracy on task j after task i, a fraction of 1;
     NaN where it was not measured, or has not been yet. `untrained[j]` is that
-    of the untrained net on task j, likewise.
+    of the untrained net on task j, likewise. `failed` says why a run was given
+    up, if it was.
     """
 
     method: str
@@ -40,6 +37,7 @@ class Run:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     untrained: np.ndarray | None = None
+    failed: str | None = None
 
     def __post_init__(self):
         if self.untrained is None:
@@ -60,6 +58,11 @@ class Run:
     @property
     def is_complete(self):
         return self.tasks_done == len(self.accuracy)
+
+    @property
+    def is_over(self):
+        """Whether there is nothing left to train."""
+        return self.is_complete or self.failed is not None
 
     @property
     def average_accuracy(self):
@@ -95,9 +98,11 @@ class Run:
         return metric(self.accuracy, *args) if self.is_complete else math.nan
 
     def to_dict(self):
+        failed = {} if self.failed is None else {"failed": self.failed}
         return {
             "method": self.method,
             "seed": self.seed,
+            **failed,
             "accuracy": self.accuracy.tolist(),
             "untrained_accuracy": self.untrained.tolist(),
             "average_accuracy": self.average_accuracy,
@@ -126,6 +131,13 @@ class Results:
     def methods(self):
         """The methods, in the order they were run."""
         return list(dict.fromkeys(run.method for run in self.runs))
+
+    def find(self, method, seed):
+        """Returns the run of a method with a seed, or `None`."""
+        for run in self.runs:
+            if (run.method, run.seed) == (method, seed):
+                return run
+        return None
 
     def of(self, method):
         return [run for run in self.runs if run.method == method]
@@ -156,7 +168,7 @@ class Results:
         }
 
     def write(self, folder):
-        write_json(pathlib.Path(folder) / RESULTS, self.to_dict())
+        files.write_json(pathlib.Path(folder) / RESULTS, self.to_dict())
 
 
 def spread(values):
@@ -190,44 +202,3 @@ def curve(rows):
         np.nan_to_num([place["standard_error"] for place in spreads]),
         many,
     )
-
-
-def write_json(path, content):
-    """Writes JSON, with null for NaN, all of it or nothing."""
-    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
-    # A row of a matrix on one line, for those who read the file.
-    text = re.sub(r"\[[^][{}]*\]", _on_one_line, text)
-    write_atomically(path, (text + "\n").encode())
-
-
-def _on_one_line(match):
-    return re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]")
-
-
-def write_atomically(path, content):
-    """Replaces a file in one step: a reader sees the old or the new one."""
-    path = pathlib.Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            # Else a power cut may leave the new name on an empty file.
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise RunError(
-            f"{path} could not be written ({error.strerror}); make room or "
-            "name another folder with --output"
-        ) from error
-
-
-def _without_nan(value):
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value

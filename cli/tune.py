@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import tempfile
 
-from . import engines
-from .errors import OptionError
-from .output import prepare_folder
+from . import engines, files
+from .errors import OptionError, RunError
+from .lock import LOCK
 
 SEARCH = "search.json"
 POINTS = "points"
@@ -40,30 +39,35 @@ class Search:
         self.folder = pathlib.Path(folder)
         self.grid = grid
         config = next(iter(grid.values()))
-        self.protocol = json.loads(
-            json.dumps(
-                {
-                    name: value
-                    for name, value in config.to_dict().items()
-                    if name not in NOT_PROTOCOL
-                }
-            )
+        self.protocol = files.as_json(
+            {
+                name: value
+                for name, value in config.to_dict().items()
+                if name not in NOT_PROTOCOL
+            }
         )
-        goes_on = (self.folder / SEARCH).is_file()
-        if goes_on:
+        self.goes_on = (self.folder / SEARCH).is_file()
+        if self.goes_on:
             self._check_protocol()
-        self.made = prepare_folder(folder, overwrite=goes_on)
+        elif self.folder.is_dir() and any(
+            entry.name != LOCK for entry in self.folder.iterdir()
+        ):
+            raise OptionError(
+                "--output",
+                f"{folder} is not empty and holds no search; name another "
+                "folder",
+            )
 
     def _check_protocol(self):
         path = self.folder / SEARCH
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["protocol"]
+            found = files.read_json(path)["protocol"]
             different = sorted(
                 name
                 for name in {*found, *self.protocol}
                 if found.get(name) != self.protocol.get(name)
             )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, RunError, TypeError, KeyError, AttributeError):
             raise OptionError(
                 "--output",
                 f"{path} is not the record of a search; name another folder",
@@ -84,14 +88,14 @@ class Search:
         return [point for point in self.grid if self.results(point) is None]
 
     def results(self, point):
-        """Returns the `Results` of a point, or `None`."""
+        """Returns the `Results` of a point that is finished, or `None`."""
         from . import reading
 
         path = self.folder / POINTS / point.file
         if not path.is_file():
             return None
         results = reading.read(path)
-        return results if all(r.is_complete for r in results.runs) else None
+        return results if all(run.is_over for run in results.runs) else None
 
     def run(self, engine="local", jobs=1, finished=lambda point, results: None):
         """Runs what is not finished.
@@ -101,22 +105,27 @@ class Search:
             jobs: How many points share a machine.
             finished: Called with each point and its `Results`.
         """
-        from .results import write_json
-
         points = self.todo()
         configs = [self.grid[point] for point in points]
         for position, record in _engine(engine, jobs)(held_out, configs):
             # Not before: what fails at once leaves an empty folder.
             (self.folder / POINTS).mkdir(exist_ok=True)
             path = self.folder / POINTS / points[position].file
-            write_json(path, record)
+            files.write_json(path, record)
             self.write()
             finished(points[position], self.results(points[position]))
 
     def best(self):
-        """Returns the point with the highest mean accuracy, or `None`."""
-        done = {point: self.accuracy(point) for point in self.grid}
-        done = {point: s["mean"] for point, s in done.items() if s}
+        """Returns the point with the highest mean accuracy, or `None`.
+
+        One with a seed that failed does not count.
+        """
+        done = {
+            point: spread["mean"]
+            for point in self.grid
+            if (spread := self.accuracy(point))
+            and spread["n"] == self.grid[point].seeds
+        }
         return max(done, key=done.get) if done else None
 
     def accuracy(self, point):
@@ -128,10 +137,8 @@ class Search:
 
     def write(self):
         """Writes the record of the search."""
-        from .results import write_json
-
         best = self.best()
-        write_json(
+        files.write_json(
             self.folder / SEARCH,
             {
                 "schema": SCHEMA,

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_si import backend
+from keras_si import backend, distribution
 from keras_si.optimizer import SIOptimizer
 
 
@@ -20,7 +20,8 @@ def attach(model, tracks, damping, consolidate_every):
         damping: xi.
         consolidate_every: Steps, or `None`.
     """
-    backend.check_supported(model)
+    backend.check_supported()
+    distribution.check_supported(model)
     outer = getattr(model, "optimizer", None)
     if outer is None:
         raise ValueError(
@@ -29,26 +30,30 @@ def attach(model, tracks, damping, consolidate_every):
             "`model.compile(optimizer=..., loss=...)` first."
         )
     current = _inside(outer)
-    si_optimizer = _carrying_on(model, current, tracks)
+    distribution.check_optimizer(model, current)
+    with distribution.scope(model):
+        si_optimizer = _carrying_on(model, current, tracks)
     if si_optimizer.configure_consolidation(damping, consolidate_every):
         backend.retrace(model)
     if (
         si_optimizer is current
-        and si_optimizer.attached()
+        and si_optimizer.regularizers.attached()
         and backend.steps_are_wrapped(model, si_optimizer.state)
     ):
         return si_optimizer
     _install(model, si_optimizer)
-    si_optimizer.attach_regularizers()
+    si_optimizer.regularizers.attach()
     if isinstance(current, SIOptimizer) and current is not si_optimizer:
-        current.detach_regularizers()  # of what is no longer tracked
-    backend.wrap_steps(model, si_optimizer.known_penalties, si_optimizer.state)
+        current.regularizers.detach()  # of what is no longer tracked
+    backend.wrap_steps(
+        model, si_optimizer.regularizers.known_penalties, si_optimizer.state
+    )
     return si_optimizer
 
 
 def detach(model, si_optimizer):
     """Gives `model` its own optimizer, regularizers and steps back."""
-    si_optimizer.detach_regularizers()
+    si_optimizer.regularizers.detach()
     if _inside(model.optimizer) is si_optimizer:
         _install(model, si_optimizer.inner_optimizer)
     backend.unwrap_steps(model)
@@ -78,8 +83,8 @@ def _carrying_on(model, current, tracks):
     if isinstance(current, SIOptimizer):
         if tracks is None or tracked == list(current.tracked):
             return current
-        if not current.attached():
-            current.attach_regularizers()
+        if not current.regularizers.attached():
+            current.regularizers.attach()
         current = current.inner_optimizer
     if not any(tracked):
         raise ValueError(

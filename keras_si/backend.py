@@ -8,20 +8,13 @@ import functools
 
 import keras
 
+from keras_si import distribution
+
 _STEPS = ("train_step", "test_step", "make_test_function")
 
 
-def check_supported(model):
+def check_supported():
     """Refuses settings of the backend under which SI would go wrong."""
-    strategy = getattr(model, "distribute_strategy", None)
-    replicas = getattr(strategy, "num_replicas_in_sync", 1)
-    if replicas > 1:
-        raise ValueError(
-            "SICallback does not support tf.distribute yet: each replica "
-            "would see its own gradient. Received: a model made under "
-            f"{type(strategy).__name__} with {replicas} replicas. Make it "
-            "outside the strategy's scope."
-        )
     if keras.backend.backend() == "jax" and keras.config.is_nnx_enabled():
         raise ValueError(
             "SICallback does not work with NNX, which takes the training step "
@@ -136,9 +129,9 @@ def _stateful_step(model, scope, state):
 
     def train_step(data):
         size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
+        (size,) = distribution.sum_over_replicas([size])
         penalties = keras.ops.copy(state.penalties)
-        state.penalty_sum.assign_add(size * keras.ops.sum(penalties))
-        state.sample_count.assign_add(size)
+        state.add_to_mean_penalty(size, keras.ops.sum(penalties))
         with scope(penalties):
             return original(data)
 
@@ -249,6 +242,14 @@ def build_before_first_step(model, on_built):
         return model.train_function(iterator)
 
     model.train_function = train_function
+
+
+def layout_of(variable):
+    """Returns how the parts of `variable` lie on the devices, or `None`.
+
+    State with the same layout stays beside its variable.
+    """
+    return getattr(variable, "_layout", None)
 
 
 def _batch_size(data):

@@ -164,7 +164,6 @@ class SICallback(keras.callbacks.Callback):
 
     def _begin_epoch(self):
         state = self._state
-        self._optimizer.driver = self
         state.refresh_penalties()
         state.reset_mean_penalty()
         self._iterations = self._count_iterations()
@@ -222,6 +221,7 @@ class SICallback(keras.callbacks.Callback):
 
     def _begin_unbuilt(self):
         self._attach()
+        self._optimizer.driver = self
         self._begin_epoch()
 
     def _attached(self):

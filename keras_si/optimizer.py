@@ -1,12 +1,10 @@
 """The optimizer that hears every gradient and every step."""
 
-import contextlib
-
 import keras
 from keras import ops
 
-from keras_si import backend
-from keras_si.regularizer import SIRegularizer
+from keras_si import backend, distribution
+from keras_si.regularizer_group import RegularizerGroup
 from keras_si.state import SIState
 
 
@@ -34,8 +32,8 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
     Attributes:
         state: The `SIState`, once built.
-        regularizers: The `SIRegularizer` of each tracked variable, once
-            attached.
+        regularizers: The `RegularizerGroup` of the tracked variables, once
+            built.
     """
 
     def __init__(
@@ -52,7 +50,6 @@ class SIOptimizer(keras.optimizers.Optimizer):
         self.damping = damping
         self.consolidate_every = consolidate_every
         self.tracked = None if tracked is None else list(tracked)
-        self.regularizers = []
         self.__dict__["driver"] = None  # the callback whose `fit` is running
         self._initial_strength = strength
         # One compiled update serves every trace of the training function.
@@ -86,6 +83,8 @@ class SIOptimizer(keras.optimizers.Optimizer):
             self._initial_strength,
             self.inner_optimizer.gradient_accumulation_steps,
         )
+        # Not by plain assignment: Keras would track what it holds.
+        self.__dict__["regularizers"] = RegularizerGroup(self.state)
         self._slots = {
             self._var_key(variable): slot
             for slot, variable in enumerate(self.state.variables)
@@ -127,7 +126,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
             else grads[i]
             for i in present
         ]
-        backend.run_update(update, gradients, self._compiled_updates, key)
+        gradients = distribution.sum_over_replicas(gradients)
+        with distribution.already_summed(self.inner_optimizer):
+            backend.run_update(update, gradients, self._compiled_updates, key)
 
     def _update(self, grads, variables):
         state = self.state
@@ -149,7 +150,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
         stepped = ops.not_equal(self.inner_optimizer.iterations, iterations)
         for slot, gradient in task_gradients.items():
             state.accumulate(slot, gradient, before[slot], stepped)
-        state.steps.assign_add(ops.cast(stepped, "int32"))
+        state.count_step(stepped)
         if self.consolidate_every is not None:
             state.consolidate_if(
                 state.steps >= self.consolidate_every, self.damping
@@ -167,64 +168,6 @@ class SIOptimizer(keras.optimizers.Optimizer):
         if changed:
             self._compiled_updates.clear()
         return changed
-
-    # The regularizers.
-
-    def attached(self):
-        """Whether every tracked variable has this optimizer's regularizer."""
-        return len(self.regularizers) > 0 and all(
-            variable.regularizer is regularizer
-            for variable, regularizer in zip(
-                self.state.variables, self.regularizers, strict=True
-            )
-        )
-
-    def attach_regularizers(self):
-        """Puts an `SIRegularizer` on every tracked variable.
-
-        State that another SI optimizer has of a variable is taken over: the
-        one before `compile` gave the model a new optimizer, or that of
-        another model which shares the layer.
-        """
-        regularizers = []
-        for slot, variable in enumerate(self.state.variables):
-            previous = variable.regularizer
-            if isinstance(previous, SIRegularizer) and previous.optimizer:
-                other = previous.optimizer
-                if other is not self:
-                    other_slot = other.regularizers.index(previous)
-                    self.state.adopt(slot, other.state, other_slot)
-                previous = previous.previous
-            regularizer = SIRegularizer(
-                self.state.strength,
-                self.state.importances[slot],
-                self.state.references[slot],
-                previous,
-            )
-            regularizer.optimizer = self
-            variable.regularizer = regularizer
-            regularizers.append(regularizer)
-        self.regularizers = regularizers
-
-    def detach_regularizers(self):
-        """Gives every variable the regularizer back that it had before."""
-        for variable, regularizer in zip(
-            self.state.variables, self.regularizers, strict=True
-        ):
-            if variable.regularizer is regularizer:
-                variable.regularizer = regularizer.previous
-        self.regularizers = []
-
-    @contextlib.contextmanager
-    def known_penalties(self, penalties):
-        """While it lasts, the regularizers answer with `penalties`."""
-        try:
-            for slot, regularizer in enumerate(self.regularizers):
-                regularizer.penalty_in_step = penalties[slot]
-            yield
-        finally:
-            for regularizer in self.regularizers:
-                regularizer.penalty_in_step = None
 
     # What Keras expects of an optimizer, passed on to the inner one.
 
@@ -249,6 +192,11 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list):
         self.inner_optimizer.finalize_variable_values(var_list)
+        if self.inner_optimizer.use_ema:
+            # Weights and their average would share one buffer, with which
+            # JAX refuses to train in the next `fit`.
+            for variable in var_list:
+                variable.assign(ops.copy(variable))
 
     # Saving. Keras saves the inner optimizer's variables by itself.
 
@@ -267,9 +215,10 @@ class SIOptimizer(keras.optimizers.Optimizer):
             )
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
-        if not self.attached() and backend.regularizers_may_precede_steps():
+        attached = self.regularizers.attached()
+        if not attached and backend.regularizers_may_precede_steps():
             # So that `model.losses`, and a new `compile`, know of the state.
-            self.attach_regularizers()
+            self.regularizers.attach()
 
     def get_config(self):
         strength = self._initial_strength

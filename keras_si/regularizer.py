@@ -47,8 +47,9 @@ class SIRegularizer(keras.regularizers.Regularizer):
                 f"{tuple(self.reference.shape)}. Pass both with the shape of "
                 "the weights that are regularized."
             )
-        # The SI optimizer that drives this variable, where there is one.
-        self.optimizer = None
+        # The `RegularizerGroup` of the SI optimizer that drives this variable,
+        # where there is one.
+        self.group = None
         # The penalty that optimizer already knows, while a step is running.
         self.penalty_in_step = None
 
@@ -62,8 +63,8 @@ class SIRegularizer(keras.regularizers.Regularizer):
                 ops.convert_to_tensor(self.reference),
                 self.strength,
             )
-        if self.optimizer is not None:
-            # That optimizer adds the gradient itself, in closed form.
+        if self.group is not None:
+            # The optimizer adds the gradient itself, in closed form.
             penalty = ops.stop_gradient(penalty)
         if self.previous is None:
             return penalty

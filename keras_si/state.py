@@ -3,7 +3,9 @@
 import keras
 from keras import ops
 
+from keras_si import backend
 from keras_si import importance as si
+from keras_si.distribution import assign
 
 
 class SIState:
@@ -67,18 +69,17 @@ class SIState:
         for variable in self.variables:
             initializer = "zeros"
             if copy:
-                initializer = _copier(variable)
-            if variable.dtype in ("float32", "float64"):
-                array = self._optimizer.add_variable_from_reference(
-                    variable, name=name, initializer=initializer
-                )
-            else:  # a sum of small steps needs more digits than bfloat16 has
-                array = self._optimizer.add_variable(
-                    shape=variable.shape,
-                    initializer=initializer,
-                    dtype="float32",
-                    name=f"{variable.path.replace('/', '_')}_{name}",
-                )
+                initializer = _CopyOf(variable)
+            dtype = variable.dtype
+            if dtype not in ("float32", "float64"):
+                dtype = "float32"  # bfloat16 cannot add up small steps
+            array = self._optimizer.add_variable(
+                shape=variable.shape,
+                initializer=initializer,
+                dtype=dtype,
+                layout=backend.layout_of(variable),
+                name=f"{variable.path.replace('/', '_')}_{name}",
+            )
             arrays.append(array)
         return arrays
 
@@ -114,10 +115,11 @@ class SIState:
         """
         if self._accumulation_steps:
             gradient = self._mean_gradient(slot, gradient, stepped)
-        self.path_integrals[slot].assign(
+        assign(
+            self.path_integrals[slot],
             si.accumulate(
                 self.path_integrals[slot], gradient, before, self.weights(slot)
-            )
+            ),
         )
 
     def _mean_gradient(self, slot, gradient, stepped):
@@ -126,10 +128,15 @@ class SIState:
         It counts only at the step: in between, the weights stand still.
         """
         total = self._gradient_sums[slot] + gradient
-        self._gradient_sums[slot].assign(
-            ops.where(stepped, ops.zeros_like(total), total)
+        assign(
+            self._gradient_sums[slot],
+            ops.where(stepped, ops.zeros_like(total), total),
         )
         return total / self._accumulation_steps
+
+    def count_step(self, stepped):
+        """Counts a call of the optimizer, if it took a step."""
+        assign(self.steps, self.steps + ops.cast(stepped, "int32"))
 
     # At its end.
 
@@ -180,7 +187,7 @@ class SIState:
                 ),
             )
         steps = ops.convert_to_tensor(self.steps)
-        self.steps.assign(ops.where(condition, 0, steps))
+        assign(self.steps, ops.where(condition, 0, steps))
 
     def _consolidated(self, slot, damping):
         weights = self.weights(slot)
@@ -195,9 +202,9 @@ class SIState:
 
     def _assign(self, slot, values):
         path_integral, importance, reference = values
-        self.path_integrals[slot].assign(path_integral)
-        self.importances[slot].assign(importance)
-        self.references[slot].assign(reference)
+        assign(self.path_integrals[slot], path_integral)
+        assign(self.importances[slot], importance)
+        assign(self.references[slot], reference)
 
     def adopt(self, slot, other, other_slot):
         """Takes the state of one variable over from another `SIState`."""
@@ -253,9 +260,14 @@ class SIState:
             for slot in range(len(self.variables))
         ]
         dtype = self.penalties.dtype
-        self.penalties.assign(
-            ops.stack([ops.cast(p, dtype) for p in penalties])
+        assign(
+            self.penalties, ops.stack([ops.cast(p, dtype) for p in penalties])
         )
+
+    def add_to_mean_penalty(self, size, penalty):
+        """Counts a step on `size` samples that began with `penalty`."""
+        assign(self.penalty_sum, self.penalty_sum + size * penalty)
+        assign(self.sample_count, self.sample_count + size)
 
     def reset_mean_penalty(self):
         """Begins a new mean, as Keras does for `loss` at every epoch."""
@@ -274,6 +286,11 @@ def _copy(x):
     return x + ops.zeros((), x.dtype)
 
 
-def _copier(variable):
-    """Returns an initializer that copies what `variable` holds now."""
-    return lambda shape, dtype: ops.cast(_copy(variable), dtype)
+class _CopyOf(keras.initializers.Initializer):
+    """Initializes a variable with what another one holds now."""
+
+    def __init__(self, variable):
+        self.variable = variable
+
+    def __call__(self, shape, dtype=None):
+        return ops.cast(_copy(self.variable), dtype)

@@ -1,6 +1,10 @@
 """Shared by all tests: quiet TensorFlow, fixed seeds, small models."""
 
+import json
 import os
+import socket
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -21,7 +25,8 @@ def only_on(*backends, reason="it is that backend's own"):
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    keras.utils.clear_session()
+    # Without the garbage collection, which would take most of the time.
+    keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(7)
 
@@ -42,21 +47,21 @@ def make_tasks(count=3, examples=22, seed=3):
     ]
 
 
-def make_model(built=True, regularizer=None, constraint=None):
-    """Returns an MLP of sizes `SIZES`, not compiled."""
+def make_model(built=True, regularizer=None, constraint=None, sizes=SIZES):
+    """Returns an MLP of the given sizes, not compiled."""
     layers = [
         keras.layers.Dense(
             units,
-            activation="relu" if units != SIZES[-1] else None,
+            activation="relu" if units != sizes[-1] else None,
             bias_initializer="random_normal",
             kernel_regularizer=regularizer,
             kernel_constraint=constraint,
             name=f"dense_{index}",
         )
-        for index, units in enumerate(SIZES[1:])
+        for index, units in enumerate(sizes[1:])
     ]
     if built:
-        layers.insert(0, keras.Input((SIZES[0],)))
+        layers.insert(0, keras.Input((sizes[0],)))
     return keras.Sequential(layers)
 
 
@@ -68,3 +73,56 @@ def compile_model(model, optimizer=None, **kwargs):
         **kwargs,
     )
     return model
+
+
+def fit(model, task, *callbacks, epochs=2, **kwargs):
+    """Trains `model` on one task in its order, and returns the `History`."""
+    x, y = task
+    return model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+        **kwargs,
+    )
+
+
+def start(*arguments, **environment):
+    """Starts a Python program; `finish` ends it."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(processes):
+    """Waits for programs, and returns what each of them printed."""
+    try:
+        printed = []
+        for process in processes:
+            out, error = process.communicate(timeout=240)
+            assert process.returncode == 0, error
+            printed.append(out)
+        return printed
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def worker_environments(count):
+    """Yields each worker's environment for `MultiWorkerMirroredStrategy`."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    for index in range(count):
+        task = {"type": "worker", "index": index}
+        config = {"cluster": {"worker": workers}, "task": task}
+        yield {"TF_CONFIG": json.dumps(config)}

@@ -231,20 +231,20 @@ def test_a_folder_that_cannot_be_made_is_refused(cli):
 
 
 def test_a_folder_that_cannot_be_written_is_refused(cli, monkeypatch):
-    def refuse(self, *args, **kwargs):
+    def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(pathlib.Path, "touch", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     result = cli("run", "pmnist", "--output", "new")
     assert result.exit_code == 2
     assert "--output: new cannot be written (Permission" in result.stderr
 
 
 def test_what_was_made_for_such_a_folder_is_removed(cli, monkeypatch):
-    def refuse(self, *args, **kwargs):
+    def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(pathlib.Path, "touch", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert cli("run", "pmnist", "--output", "new/folder").exit_code == 2
     assert os.listdir() == []
 

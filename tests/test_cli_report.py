@@ -6,7 +6,15 @@ import pathlib
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import figures, main, protocols, reading, results, startup
+from keras_si_cli import (
+    figures,
+    files,
+    main,
+    protocols,
+    reading,
+    results,
+    startup,
+)
 from keras_si_cli.errors import RunError
 
 NAN = np.nan
@@ -61,7 +69,7 @@ def test_forward_transfer_by_hand(tmp_path):
 def test_a_file_of_before_forward_transfer_can_be_read(tmp_path):
     record = make_results(make_run()).to_dict()
     del record["runs"][0]["untrained_accuracy"]
-    results.write_json(tmp_path / "results.json", record)
+    files.write_json(tmp_path / "results.json", record)
     assert np.isnan(reading.read(tmp_path).runs[0].untrained).all()
 
 
@@ -76,7 +84,7 @@ def test_a_file_of_before_forward_transfer_can_be_read(tmp_path):
 def test_damaged_accuracies_of_the_untrained_net(untrained, problem, tmp_path):
     record = make_results(make_run()).to_dict()
     record["runs"][0]["untrained_accuracy"] = untrained
-    results.write_json(tmp_path / "results.json", record)
+    files.write_json(tmp_path / "results.json", record)
     with pytest.raises(RunError, match=problem):
         reading.read(tmp_path)
 

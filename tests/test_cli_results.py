@@ -12,6 +12,7 @@ import rich.text
 from click.testing import CliRunner
 from keras_si_cli import (
     figures,
+    files,
     main,
     progress,
     reading,
@@ -62,6 +63,7 @@ def test_the_json_is_the_schema(two_methods, tmp_path):
     two_methods.runs = two_methods.runs[:1]
     two_methods.write(tmp_path)
     written = json.loads((tmp_path / "results.json").read_text())
+    assert written.pop("checksum").startswith("sha256:")
     run = written["runs"][0]
     numbers = {
         name: run.pop(name)
@@ -153,7 +155,7 @@ def test_reading_back_gives_what_was_written(two_methods, tmp_path):
     "text, expected",
     [
         ("{", "is damaged"),
-        ("[]", "not a results file"),
+        ("[]", "is damaged: it holds no JSON object"),
         ('{"schema": "1"}', "not a results file"),
         ('{"schema": 2}', "schema 2, this keras-si reads 1; update"),
         ('{"schema": 1}', "it has no 'benchmark'"),
@@ -173,9 +175,42 @@ def test_a_file_that_cannot_be_used_is_named(text, expected, tmp_path):
 def test_a_damaged_matrix_is_refused(accuracy, two_methods, tmp_path):
     record = two_methods.to_dict()
     record["runs"] = [{**record["runs"][0], "accuracy": accuracy}]
-    results.write_json(tmp_path / "results.json", record)
+    files.write_json(tmp_path / "results.json", record)
     with pytest.raises(RunError, match="damaged"):
         reading.read(tmp_path)
+
+
+def test_a_changed_digit_is_noticed(two_methods, tmp_path):
+    two_methods.write(tmp_path)
+    path = tmp_path / "results.json"
+    path.write_text(path.read_text().replace("0.7", "0.9"))
+    with pytest.raises(RunError, match="checksum does not fit"):
+        reading.read(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["checksum", "chfcksum"])
+def test_results_of_before_have_no_checksum(two_methods, tmp_path, key):
+    """And a damaged name of it is not taken for that."""
+    two_methods.write(tmp_path)
+    path = tmp_path / "results.json"
+    record = json.loads(path.read_text())
+    checksum = record.pop("checksum")
+    if key != "checksum":
+        record[key] = checksum
+    path.write_text(json.dumps(record))
+    if key == "checksum":
+        assert len(reading.read(tmp_path).runs) == 3
+    else:
+        with pytest.raises(RunError, match="unknown entry 'chfcksum'"):
+            reading.read(tmp_path)
+
+
+def test_why_a_run_failed_is_kept(two_methods, tmp_path):
+    two_methods.runs[0].failed = "the loss turned NaN in task 1, epoch 2"
+    two_methods.write(tmp_path)
+    back = reading.read(tmp_path).runs
+    assert back[0].failed == "the loss turned NaN in task 1, epoch 2"
+    assert back[1].failed is None
 
 
 def changed(results_, **changes):
@@ -339,37 +374,6 @@ def test_the_live_display_shows_names_as_they_are(name):
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(RunError, match="keras-si run"):
         reading.read(tmp_path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    results.write_json(path, {"old": 1})
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="No space left on device"):
-        results.write_json(path, {"new": 1})
-    assert json.loads(path.read_text()) == {"old": 1}
-    assert os.listdir(tmp_path) == ["results.json"]
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    results.write_json(path, {"old": 1})
-    seen = []
-    replace = os.replace
-
-    def spy(source, target):
-        # All is written by now, and the target is still the old one.
-        seen.append((json.loads(path.read_text()), os.path.getsize(source)))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", spy)
-    results.write_json(path, {"new": 1})
-    assert seen == [({"old": 1}, len('{\n "new": 1\n}\n'))]
-    assert json.loads(path.read_text()) == {"new": 1}
 
 
 def test_the_table_of_a_run(two_methods):

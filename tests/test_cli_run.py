@@ -9,7 +9,16 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import benchmarks, config, data, main, methods, pixels, runner
+from keras_si_cli import (
+    benchmarks,
+    config,
+    data,
+    main,
+    method_run,
+    methods,
+    pixels,
+    runner,
+)
 from keras_si_cli.observer import Observer
 
 
@@ -76,12 +85,13 @@ def test_a_run_from_the_command_line(monkeypatch):
     assert list(written["summary"]) == ["si", "naive"]
     assert list(written) == [
         *("schema", "benchmark", "versions", "device", "config"),
-        *("runs", "summary"),
+        *("runs", "summary", "checksum"),
     ]
     assert sorted(written["versions"]) == [
         *("backend", "keras", "keras_si", "python", "tensorflow"),
     ]
     options = json.loads(pathlib.Path("out/config.json").read_text())
+    assert options.pop("checksum").startswith("sha256:")
     assert options == written["config"]
     assert options["hidden"] == [16]
     assert (options["jit"], options["strength"]) == (False, 10.0)
@@ -241,6 +251,24 @@ def test_precision_is_set_for_the_run_and_put_back():
     assert keras.config.dtype_policy().name == before
 
 
+@pytest.mark.parametrize(
+    ("deterministic", "accelerator", "expected"),
+    [(True, True, [1]), (True, False, []), (False, True, [])],
+)
+def test_determinism_is_asked_for_where_it_is_not_given(
+    monkeypatch, deterministic, accelerator, expected
+):
+    asked = []
+    monkeypatch.setattr(runner, "_on_accelerator", lambda: accelerator)
+    monkeypatch.setattr(
+        runner.tf.config.experimental,
+        "enable_op_determinism",
+        lambda: asked.append(1),
+    )
+    runner.run(make_config(tasks=1, deterministic=deterministic))
+    assert asked == expected
+
+
 def test_evaluating_does_not_trace_anew_for_every_task():
     tasks = benchmarks.tasks(few_images(), make_config(tasks=3), 0)
     specs = {str(task.test().element_spec) for task in tasks}
@@ -275,17 +303,16 @@ def test_report_compares_the_runs(monkeypatch):
     assert "0: plain training" in pathlib.Path("both.svg").read_text()
 
 
-def test_an_interrupted_run_says_where_its_results_are(monkeypatch):
+def test_an_interrupted_run_says_how_to_go_on(monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_accuracy", interrupt)
+    monkeypatch.setattr(method_run, "_accuracy", interrupt)
     result = invoke("--output", "out", "--method", "naive")
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert result.stderr == (
-        "keras-si: error: interrupted; tasks that were finished are in out\n"
+        "keras-si: error: interrupted; to go on: keras-si resume out\n"
     )
-    assert "results.json" in os.listdir("out")
 
 
 def test_interrupted_before_there_are_results_leaves_nothing(monkeypatch):
@@ -294,7 +321,7 @@ def test_interrupted_before_there_are_results_leaves_nothing(monkeypatch):
 
     monkeypatch.setattr(data, "load", interrupt)
     result = invoke("--output", "out")
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert result.stderr == "keras-si: error: interrupted\n"
     assert os.listdir() == []
 
@@ -303,7 +330,7 @@ def test_an_error_in_a_run_is_one_line(monkeypatch):
     def fail(*args):
         raise ValueError("first line\nsecond line")
 
-    monkeypatch.setattr(runner, "_accuracy", fail)
+    monkeypatch.setattr(method_run, "_accuracy", fail)
     result = invoke("--output", "out", "--method", "naive")
     assert result.exit_code == 1
     assert result.stderr == (
@@ -320,4 +347,4 @@ def test_accuracy_is_the_exact_fraction():
     task = types.SimpleNamespace(
         permutation=None, test=lambda: None, test_examples=range(10000)
     )
-    assert runner._accuracy(model, task) == 0.9764
+    assert method_run._accuracy(model, task) == 0.9764

@@ -2,32 +2,40 @@
 
 import pathlib
 import re
-import subprocess
-import sys
+
+from conftest import finish, only_on, start, worker_environments
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 
-def run(name):
-    return subprocess.run(
-        [sys.executable, EXAMPLES / name],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+def run(name, environments=({},)):
+    return finish([start(EXAMPLES / name, **each) for each in environments])
 
 
 def test_every_example_is_run_here():
-    tested = {"two_tasks.py"}
+    tested = {"several_machines.py", "two_tasks.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
 def test_two_tasks():
     """SI remembers at least 4 points more of the first task."""
+    (printed,) = run("two_tasks.py")
     accuracies = {
         name: float(first)
         for name, first in re.findall(
-            r"^(\w+): task 1 (\d+\.\d)%", run("two_tasks.py"), re.MULTILINE
+            r"^(\w+): task 1 (\d+\.\d)%", printed, re.MULTILINE
         )
     }
     assert accuracies["SI"] > accuracies["naive"] + 4
+
+
+@only_on("tensorflow")
+def test_several_machines():
+    """Two workers agree, and remember the first task (naive: 79 %)."""
+    one, other = run("several_machines.py", worker_environments(2))
+    assert one == other
+    first, second = re.fullmatch(
+        r"2 worker\(s\): task 1 ([\d.]+)%, task 2 ([\d.]+)%\n", one
+    ).groups()
+    assert float(first) > 90
+    assert float(second) > 90

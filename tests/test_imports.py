@@ -1,6 +1,7 @@
 """Who imports what."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def test_the_core_needs_keras_and_numpy_only():
     allowed = {*sys.stdlib_module_names, "keras", "keras_si", "numpy"}
     for path in CORE.glob("*.py"):
         tops = {name.split(".")[0] for name in imports_of(path)}
-        if path.name == "backend.py":
+        if path.name in ("backend.py", "distribution.py"):
             tops -= {"tensorflow", "jax"}
         assert tops <= allowed, path.name
 
@@ -35,9 +36,11 @@ def test_imports_point_one_way():
         "metrics",
         "masking",
         "arguments",
+        "distribution",
         "backend",
         "regularizer",
         "state",
+        "regularizer_group",
         "optimizer",
         "attachment",
         "callback",
@@ -67,3 +70,18 @@ def test_import_loads_nothing_that_keras_does_not():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert out.stdout.split() == ["keras_si"]
+
+
+def test_tensorflow_is_not_loaded_under_another_backend():
+    code = (
+        "import sys, keras_si; from keras_si import attachment;"
+        "print('tensorflow' in sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "KERAS_BACKEND": "numpy"},
+    )
+    assert out.stdout.split() == ["False"]

@@ -4,7 +4,15 @@ import keras
 import numpy as np
 import pytest
 import reference_si as oracle
-from conftest import JIT, compile_model, make_model, make_tasks, only_on
+from conftest import (
+    JIT,
+    SIZES,
+    compile_model,
+    fit,
+    make_model,
+    make_tasks,
+    only_on,
+)
 from keras import ops
 
 from keras_si import SICallback
@@ -64,8 +72,10 @@ MODES = {
     "graph": {},  # Keras's default; on a CPU, JAX alone compiles it
     "jit": {"jit_compile": True},
     "eager": {"run_eagerly": True},
-    "three_steps_per_execution": {"steps_per_execution": 3},
+    # Three steps an epoch: the last group is a partial one.
+    "two_steps_per_execution": {"steps_per_execution": 2},
 }
+SLOW = "torch is eager anyway, and test_modes is eager on JAX"
 
 
 def assert_close(actual, expected, what):
@@ -109,11 +119,21 @@ def run(
     network=None,
     accumulation=1,
     sample_weight=None,
+    class_weight=None,
+    tracked=None,
+    consolidate="train_end",
+    callbacks=(),
+    leave=None,
 ):
-    """Three tasks, on both sides; compares after every step and epoch."""
+    """Three tasks, on both sides; compares after every step and epoch.
+
+    `callbacks` go before or after SI's as a function of it says. `leave` is
+    given the oracle and its weights after each epoch of a task, and returns
+    those that the task is left with.
+    """
     compile_model(model, optimizer, **MODES[mode])
     recorder = StepRecorder()
-    si = SICallback(STRENGTH, DAMPING)
+    si = SICallback(STRENGTH, DAMPING, consolidate)
     reference = oracle.ReferenceSI(
         network or oracle.Network(),
         [np.float64(w) for w in model.get_weights()],
@@ -121,8 +141,14 @@ def run(
         STRENGTH,
         DAMPING,
         accumulation=accumulation,
+        tracked=tracked,
     )
+
+    def of_tracked(arrays):
+        return [arrays[i] for i in reference.tracked_indices()]
+
     every = MODES[mode].get("steps_per_execution", 1)
+    steps = 0
     for task, (x, y) in enumerate(make_tasks()):
         recorder.steps.clear()
         history = model.fit(
@@ -132,10 +158,15 @@ def run(
             epochs=EPOCHS,
             shuffle=False,
             sample_weight=sample_weight,
-            callbacks=[si, recorder],
+            class_weight=class_weight,
+            callbacks=callbacks(si, recorder) if callbacks else [si, recorder],
             verbose=0,
         ).history
+        share = sample_weight
+        if class_weight is not None:
+            share = np.array([class_weight[label] for label in y])
         seen = iter(recorder.steps)
+        after_epochs = []
         for epoch in range(EPOCHS):
             loss, penalty, size = 0.0, 0.0, len(x)
             starts = range(0, size, BATCH_SIZE)
@@ -144,8 +175,11 @@ def run(
                 logs = reference.train_step(
                     np.float64(x[batch]),
                     y[batch],
-                    None if sample_weight is None else sample_weight[batch],
+                    None if share is None else share[batch],
                 )
+                steps += 1
+                if isinstance(consolidate, int) and steps % consolidate == 0:
+                    reference.consolidate()
                 count = len(x[batch])
                 loss += count * (logs["task_loss"] + logs["penalty"]) / size
                 penalty += count * logs["penalty"] / size
@@ -155,20 +189,30 @@ def run(
                 for name in state:
                     assert_close(
                         state[name],
-                        getattr(reference, name),
+                        of_tracked(getattr(reference, name)),
                         f"task {task} epoch {epoch} step {number}: {name}",
                     )
             np.testing.assert_allclose(history["loss"][epoch], loss, 1e-5)
             np.testing.assert_allclose(
                 history["si_penalty"][epoch], penalty, 1e-4, 1e-9
             )
-        reference.consolidate()
-        assert_close(
-            si.get_importance().values(), reference.importance, "importance"
-        )
-        assert_close(
-            si.get_reference().values(), reference.reference, "reference"
-        )
+            after_epochs.append(reference.weights)
+            if consolidate == "epoch_end":
+                reference.consolidate()
+        if leave is not None:
+            reference.weights = leave(reference, after_epochs)
+            assert_close(model.get_weights(), reference.weights, "left with")
+        if consolidate == "train_end":
+            reference.consolidate()
+        elif consolidate is None and task == 1:  # by hand, and not each time
+            si.consolidate()
+            reference.consolidate()
+        for name in ("importance", "reference", "path_integral"):
+            assert_close(
+                getattr(si, f"get_{name}")().values(),
+                of_tracked(getattr(reference, name)),
+                name,
+            )
     # The comparison is worth something only where SI had something to do.
     assert penalty > 1e-6
     assert max(np.abs(w).max() for w in reference.importance) > 1e-3
@@ -192,14 +236,18 @@ def test_optimizers(name):
         for mode, options in MODES.items()
     ],
 )
-@pytest.mark.parametrize("name", ["momentum", "adam"])
-def test_modes(name, mode):
-    optimizer, reference_optimizer = OPTIMIZERS[name]
+def test_modes(mode):
+    optimizer, reference_optimizer = OPTIMIZERS["adam"]
     run(make_model(), optimizer(), reference_optimizer(), mode)
 
 
 @pytest.mark.parametrize(
-    "mode", ["graph", pytest.param("jit", marks=JIT), "eager"]
+    "mode",
+    [
+        "graph",
+        pytest.param("jit", marks=JIT),
+        pytest.param("eager", marks=only_on("tensorflow", reason=SLOW)),
+    ],
 )
 @pytest.mark.parametrize("steps", [2, 4])
 def test_gradient_accumulation(steps, mode):
@@ -246,6 +294,272 @@ def test_sample_weights():
     )
 
 
+def test_class_weights():
+    run(
+        make_model(),
+        keras.optimizers.SGD(0.1),
+        oracle.SGD(0.1),
+        class_weight={0: 0.3, 1: 1.0, 2: 2.5},
+    )
+
+
+def test_frozen_layers():
+    model = make_model()
+    model.layers[0].trainable = False
+    kernel, bias = model.layers[0].get_weights()
+    run(
+        model,
+        keras.optimizers.SGD(0.1),
+        oracle.SGD(
+            0.1, project=[lambda _: kernel, lambda _: bias, *[None] * 4]
+        ),
+        tracked=[False, False, True, True, True, True],
+    )
+
+
+@pytest.mark.parametrize("consolidate", ["epoch_end", 4, None])
+def test_when_to_consolidate(consolidate):
+    run(
+        make_model(),
+        keras.optimizers.SGD(0.1),
+        oracle.SGD(0.1),
+        consolidate=consolidate,
+    )
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_weights_that_early_stopping_restores(before):
+    """Those of the first epoch; the whole task is in the path integral."""
+
+    def callbacks(si, recorder):
+        best = keras.callbacks.EarlyStopping(
+            "loss", mode="max", patience=EPOCHS, restore_best_weights=True
+        )
+        return [best, si, recorder] if before else [si, recorder, best]
+
+    run(
+        make_model(),
+        keras.optimizers.SGD(0.1),
+        oracle.SGD(0.1),
+        callbacks=callbacks,
+        leave=lambda _, after_epochs: after_epochs[0],
+    )
+
+
+class Averaged(oracle.SGD):
+    """SGD, and Keras's moving average of the weights."""
+
+    slots = ("momentums", "average")
+
+    def step(self, weights, gradients):
+        weights = super().step(weights, gradients)
+        share = 0.8 if self.iterations > 1 else 0.0
+        self.average = [
+            share * a + (1 - share) * w for a, w in zip(self.average, weights)
+        ]
+        return self.average if self.iterations % 4 == 0 else weights
+
+
+def test_moving_average():
+    """Overwriting every fourth step is part of it; that of the end is not."""
+    run(
+        make_model(),
+        keras.optimizers.SGD(
+            0.1, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=4
+        ),
+        Averaged(0.1),
+        leave=lambda reference, _: reference.optimizer.average,
+    )
+
+
+class PerLayer:
+    """The first dense layer has an optimizer of its own."""
+
+    def __init__(self):
+        self.first, self.others = oracle.Adam(1e-2), oracle.SGD(0.1)
+
+    def step(self, weights, gradients):
+        return self.first.step(weights[:2], gradients[:2]) + self.others.step(
+            weights[2:], gradients[2:]
+        )
+
+
+def test_multi_optimizer():
+    optimizer = keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.SGD(0.1),
+            {".*dense_0/.*": keras.optimizers.Adam(1e-2)},
+        )
+    )
+    run(make_model(), optimizer, PerLayer())
+
+
+class OwnStep(keras.Sequential):
+    """A model with a training step as users write them."""
+
+    def train_step(self, data):
+        x, y = data
+        if keras.backend.backend() == "torch":
+            self.zero_grad()
+            loss = self.compute_loss(x, y, self(x, training=True))
+            loss.backward()
+            gradients = [v.value.grad for v in self.trainable_weights]
+            import torch
+
+            with torch.no_grad():
+                self.optimizer.apply(gradients, self.trainable_weights)
+        else:
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            gradients = tape.gradient(loss, self.trainable_weights)
+            self.optimizer.apply(gradients, self.trainable_weights)
+        self._loss_tracker.update_state(loss, sample_weight=len(x))
+        return {"loss": self._loss_tracker.result()}
+
+
+@only_on("tensorflow", "torch", reason="JAX's steps take other arguments")
+def test_a_train_step_of_the_users_own():
+    model = OwnStep([keras.Input((SIZES[0],)), *make_model().layers])
+    run(model, keras.optimizers.SGD(0.1), oracle.SGD(0.1), "eager")
+
+
+def make_reference(model, optimizer, network=None):
+    weights = [np.float64(w) for w in model.get_weights()]
+    return oracle.ReferenceSI(
+        network or oracle.Network(), weights, optimizer, STRENGTH, DAMPING
+    )
+
+
+def assert_same(model, si, reference):
+    assert_close(model.get_weights(), reference.weights, "weights")
+    for name in ("path_integral", "importance", "reference"):
+        actual = getattr(si, f"get_{name}")()
+        assert {a.dtype for a in actual.values()} == {np.dtype("float32")}
+        assert_close(actual.values(), getattr(reference, name), name)
+
+
+def test_train_on_batch():
+    model = compile_model(make_model(), keras.optimizers.Adam(1e-2))
+    reference = make_reference(model, oracle.Adam(1e-2))
+    si = SICallback(STRENGTH, DAMPING)
+    si.set_model(model)
+    for x, y in make_tasks():
+        for _ in range(4):
+            loss = model.train_on_batch(x, y)
+            logs = reference.train_step(np.float64(x), y)
+        np.testing.assert_allclose(
+            loss, logs["task_loss"] + logs["penalty"], 1e-5
+        )
+        si.consolidate()
+        reference.consolidate()
+    assert_same(model, si, reference)
+    assert logs["penalty"] > 1e-6
+
+
+def test_a_fit_that_was_interrupted_goes_on_with_its_task():
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    reference = make_reference(model, oracle.SGD(0.1))
+    si = SICallback(STRENGTH, DAMPING)
+    first, second, _ = make_tasks()
+    fit(model, first, si)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, second, si, Interrupt())
+    fit(model, second, si, epochs=1)
+    for x, y in (first, second):
+        oracle.fit(reference, np.float64(x), y, 8, 2)
+        reference.consolidate()
+    assert_same(model, si, reference)
+
+
+class Recorded:
+    """Gives the gradients that a net in half precision had."""
+
+    def __init__(self):
+        self.gradients = []
+
+    def spy_on(self, optimizer):
+        apply = optimizer.apply
+
+        def spy(grads, trainable_variables=None):
+            self.gradients.append(
+                [ops.convert_to_numpy(ops.cast(g, "float64")) for g in grads]
+            )
+            apply(grads, trainable_variables)
+
+        optimizer.apply = spy
+
+    def loss_and_gradients(self, weights, x, y, sample_weight=None):
+        return 0.0, self.gradients.pop(0)
+
+
+@only_on("tensorflow", "torch", reason="JAX traces both ways of a step")
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision(policy):
+    """State is float32, and a step that is skipped contributes nothing."""
+    keras.config.set_dtype_policy(policy)
+    model = compile_model(
+        make_model(), keras.optimizers.SGD(0.1), run_eagerly=True
+    )
+    network = Recorded()
+    reference = make_reference(model, oracle.SGD(0.1), network)
+    si = SICallback(STRENGTH, DAMPING)
+    si.set_model(model)
+    optimizer = model.optimizer
+    scaled = policy == "mixed_float16"
+    if scaled:
+        assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        optimizer = optimizer.inner_optimizer
+    network.spy_on(optimizer)
+    applied = 0
+    for task, (x, y) in enumerate(make_tasks()):
+        for step in range(4):
+            skipped = scaled and step == 1
+            # Beyond 65504 there is nothing in float16.
+            model.train_on_batch(1e6 * x if skipped else x, y)
+            if not skipped:
+                applied += 1
+                assert len(network.gradients) == 1
+                penalty = reference.train_step(x, y)["penalty"]
+            assert not network.gradients
+            assert int(optimizer.iterations.numpy()) == applied, (task, step)
+        si.consolidate()
+        reference.consolidate()
+    assert_same(model, si, reference)
+    assert penalty > 1e-6
+
+
+@only_on("jax", reason="others are in test_half_precision")
+def test_a_skipped_step_changes_nothing():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    si = SICallback(STRENGTH, DAMPING)
+    si.set_model(model)
+    x, y = make_tasks()[0]
+
+    def everything():
+        return [
+            *model.get_weights(),
+            *si.get_path_integral().values(),
+            *si.get_importance().values(),
+            *si.get_reference().values(),
+        ]
+
+    model.train_on_batch(x, y)
+    before = everything()
+    model.train_on_batch(1e6 * x, y)
+    for one, other in zip(before, everything(), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == "float32"
+    model.train_on_batch(x, y)
+    assert any((a != b).any() for a, b in zip(before, everything()))
+
+
 def test_static_loss_scaling_is_undone():
     run(
         make_model(),
@@ -263,7 +577,12 @@ def test_dynamic_loss_scaling_is_undone():
 
 
 @pytest.mark.parametrize(
-    "mode", ["graph", pytest.param("jit", marks=JIT), "eager"]
+    "mode",
+    [
+        "graph",
+        pytest.param("jit", marks=JIT),
+        pytest.param("eager", marks=only_on("tensorflow", reason=SLOW)),
+    ],
 )
 @pytest.mark.parametrize("include", [None, "kernel"])
 def test_embeddings(include, mode):
@@ -334,14 +653,9 @@ def test_conservation_of_the_path_integral():
     model = compile_model(make_model(), keras.optimizers.SGD(0.005))
     before = model.evaluate(x, y, batch_size=len(x), verbose=0)
     si = SICallback(consolidate=None)
-    model.fit(
-        x,
-        y,
-        batch_size=len(x),
-        epochs=200,
-        callbacks=[si],
-        verbose=0,
-    )
+    si.set_model(model)
+    for _ in range(200):
+        model.train_on_batch(x, y)
     fall = before - model.evaluate(x, y, batch_size=len(x), verbose=0)
     integral = sum(w.sum() for w in si.get_path_integral().values())
     assert fall > 0.05

@@ -6,22 +6,13 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import compile_model, make_model, make_tasks, only_on
+from conftest import compile_model, fit, make_model, make_tasks, only_on
 
 from keras_si import SICallback
 
 
-def fit(model, task, *callbacks, epochs=2):
-    x, y = task
-    return model.fit(
-        x,
-        y,
-        batch_size=8,
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-    ).history
+def history(*args, **kwargs):
+    return fit(*args, **kwargs).history
 
 
 def assert_same_state(a, b):
@@ -55,7 +46,7 @@ def test_a_loaded_model_goes_on_bit_for_bit(tmp_path, policy):
     assert np.abs(next(iter(again.get_path_integral().values()))).max() > 0
     assert_same_state(si, again)
     task = make_tasks()[1]
-    assert fit(model, task, si) == fit(loaded, task, again)
+    assert history(model, task, si) == history(loaded, task, again)
     assert_same_state(si, again)
     for one, other in zip(model.get_weights(), loaded.get_weights()):
         np.testing.assert_array_equal(one, other)
@@ -69,7 +60,7 @@ def test_a_consolidation_that_is_due_is_saved(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     again = SICallback(strength=1.0)
-    assert fit(model, second, si) == fit(loaded, second, again)
+    assert history(model, second, si) == history(loaded, second, again)
     assert_same_state(si, again)
 
 
@@ -119,7 +110,7 @@ def test_after_detach_a_model_saves_as_if_si_had_never_been_there(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert isinstance(loaded.optimizer, keras.optimizers.Adam)
     task = make_tasks()[1]
-    assert fit(model, task) == fit(loaded, task)
+    assert history(model, task) == history(loaded, task)
 
 
 @pytest.mark.parametrize("backup_first", [True, False])
@@ -149,8 +140,8 @@ def test_backup_and_restore_after_a_crash(tmp_path, backup_first):
             si = SICallback(strength=1.0)
         fit(model, second, *callbacks(si, name), epochs=4)
         # Keras alone would begin this task at epoch 2 as well.
-        losses = fit(model, third, *callbacks(si, name), epochs=3)["loss"]
-        assert len(losses) == 3
+        logs = history(model, third, *callbacks(si, name), epochs=3)
+        assert len(logs["loss"]) == 3
         results.append((si, model.get_weights()))
     assert_same_state(results[0][0], results[1][0])
     for one, other in zip(results[0][1], results[1][1]):

@@ -1,0 +1,147 @@
+"""Files that are all there or not at all, and show when they are damaged."""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+
+from .errors import RunError
+
+CHECKSUM = "checksum"
+
+
+class DamagedFile(RunError):
+    """A file is not what was written, or was never ours."""
+
+    def __init__(self, path, problem):
+        super().__init__(f"{path} is damaged: {problem}")
+        self.path, self.problem = path, problem
+
+
+def write_atomically(path, content):
+    """Replaces a file in one step: a reader sees the old or the new one.
+
+    Args:
+        path: The file.
+        content: Bytes, or a callable that writes the file it is given the
+            name of, as Keras's saving does.
+    """
+    path = pathlib.Path(path)
+    # The ending stays: Keras chooses the format by it.
+    draft = path.with_name(f".draft-{os.getpid()}.{path.name}")
+    try:
+        if callable(content):
+            content(draft)
+        else:
+            draft.write_bytes(content)
+        _sync(draft)
+        os.replace(draft, path)
+        _sync(path.parent)
+    except OSError as error:
+        _remove(draft)
+        raise RunError(
+            f"{path} could not be written ({_reason(error, path)}); make "
+            "room, or see that its folder is there and can be written"
+        ) from error
+    except BaseException:
+        _remove(draft)
+        raise
+
+
+def _sync(path):
+    """Waits until the disk has it: a power cut must not leave a name alone."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path):
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass  # The error that is being told matters more.
+
+
+def _reason(error, path):
+    if not path.parent.is_dir():
+        return "its folder is gone"
+    return error.strerror or str(error)
+
+
+def remove_drafts(folder):
+    """Removes what runs that were killed while writing have left."""
+    for draft in pathlib.Path(folder).glob(".draft-*"):
+        _remove(draft)
+
+
+def write_json(path, content):
+    """Writes a JSON object, with its checksum as the last entry.
+
+    NaN becomes null.
+    """
+    content = as_json(content)
+    content = {**content, CHECKSUM: json_checksum(content)}
+    text = json.dumps(content, indent=1, allow_nan=False)
+    # A row of a matrix on one line, for those who read the file.
+    text = re.sub(r"\[[^][{}]*\]", _on_one_line, text)
+    write_atomically(path, (text + "\n").encode())
+
+
+def read_json(path, needs_checksum=True):
+    """Reads a JSON object; checks its checksum, and leaves it out.
+
+    Args:
+        path: The file.
+        needs_checksum: Whether to refuse a file that has none.
+
+    Raises:
+        OSError: If the file cannot be read.
+        DamagedFile: If it is no JSON object, or differs from what was
+            written.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise DamagedFile(path, "it is nested too deeply") from error
+    except ValueError as error:
+        raise DamagedFile(path, error) from error
+    if not isinstance(content, dict):
+        raise DamagedFile(path, "it holds no JSON object")
+    if CHECKSUM in content:
+        stated = content.pop(CHECKSUM)
+        if stated != json_checksum(content):
+            raise DamagedFile(path, "its checksum does not fit")
+    elif needs_checksum:
+        raise DamagedFile(path, "it has no checksum")
+    return content
+
+
+def json_checksum(content):
+    """Returns the SHA-256 of a JSON object, whatever its layout."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def file_checksum(path):
+    """Returns the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _on_one_line(match):
+    return re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]")
+
+
+def as_json(value):
+    """Returns what comes back when `value` is written as JSON and read."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value

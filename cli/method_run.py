@@ -1,0 +1,264 @@
+"""One method with one seed, task after task."""
+
+import math
+import time
+
+import keras
+import numpy as np
+
+from . import models
+from .checkpoint import Position
+from .methods import METHODS
+from .task import Union, outputs_of
+
+
+class _Diverged(Exception):
+    """The loss or a weight has turned NaN or infinite."""
+
+    def __init__(self, epoch):
+        super().__init__(f"epoch {epoch + 1}")
+
+
+class _Batches(keras.callbacks.Callback):
+    """Tells the observer of each training step; ends what has diverged."""
+
+    def __init__(self, observer):
+        super().__init__()
+        self._observer = observer
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        logs = logs or {}
+        # A mean over the epoch so far: it does not recover either.
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise _Diverged(self._epoch)
+        self._observer.batch_ended(self._epoch, logs)
+
+
+class _EpochSaver(keras.callbacks.Callback):
+    """Calls `save(epoch)` when an epoch has ended that is not the last."""
+
+    def __init__(self, save):
+        super().__init__()
+        self._save = save
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 < self.params["epochs"]:
+            self._save(epoch + 1)
+
+
+class MethodRun:
+    """One method with one seed, task after task.
+
+    Args:
+        run: The `Run` to fill.
+        tasks: The tasks, in order.
+        dataset: The `data.Data` they come from.
+        config: The `RunConfig`.
+        results: The `Results` that the run is part of.
+        checkpoints: The `Checkpoints` of the run folder.
+        observer: The `Observer`.
+    """
+
+    def __init__(
+        self, run, tasks, dataset, config, results, checkpoints, observer
+    ):
+        self.run = run
+        self.tasks = tasks
+        self.image_shape = dataset.train.images.shape[1:]
+        self.config = config
+        self.results = results
+        self.checkpoints = checkpoints
+        self.observer = observer
+        # Also the names of variables start anew, so that methods can be
+        # compared.
+        keras.backend.clear_session()
+        # After that, which forgets the policy too.
+        keras.config.set_dtype_policy(config.precision)
+        self.method = METHODS[run.method](config)
+        self.model = self._new_model()
+
+    def __call__(self, standing):
+        """Goes from where the run stood to its end, or until it fails."""
+        position = standing.position
+        if position.is_start:
+            self._evaluate_untrained()
+        if standing.weights is not None:
+            self._restore(standing)
+        for task in self.tasks[position.task :]:
+            epoch = position.epoch if task.index == position.task else 0
+            try:
+                self._run_task(task, epoch)
+            except _Diverged as error:
+                self.run.failed = (
+                    "the loss or a weight turned NaN or infinite in task "
+                    f"{task.index + 1}, {error}"
+                )
+                break
+        self.results.write(self.config.output)
+        self.checkpoints.between_runs(self._records())
+
+    def _restore(self, standing):
+        for callback in self.method.callbacks():
+            # SI's state is part of the optimizer that it attaches.
+            callback.set_model(self.model)
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.model.load_weights(standing.weights)
+        if standing.variables is not None:
+            with np.load(standing.variables, allow_pickle=False) as arrays:
+                for index, variable in enumerate(self.method.variables):
+                    variable.assign(arrays[f"arr_{index}"])
+
+    def _run_task(self, task, first_epoch):
+        self.observer.task_started(self.run.method, self.run.seed, task.index)
+        started = self.clock = time.perf_counter()
+        if first_epoch == 0:
+            self._prepare(task)
+        self._train(task, first_epoch)
+        trained = time.perf_counter()
+        self.observer.task_trained()
+        self._evaluate(task)
+        evaluated = time.perf_counter()
+        self.run.evaluate_seconds += evaluated - trained
+        self.results.write(self.config.output)
+        # The model is as it was saved when it was trained.
+        self.checkpoints.update(self._records(), Position(task.index + 1))
+        self.observer.task_ended(self.run, task.index, evaluated - started)
+
+    def _save(self, position):
+        """Saves the run and all it knows, unless it has diverged."""
+        # The loss need not show it: ReLU makes 0 of NaN.
+        if not all(np.isfinite(w).all() for w in self.model.get_weights()):
+            raise _Diverged(position.epoch - 1)
+        self.run.train_seconds += time.perf_counter() - self.clock
+        self.checkpoints.save(
+            self._records(), position, self.model, self.method.variables
+        )
+        self.clock = time.perf_counter()
+
+    def _records(self):
+        return [run.to_dict() for run in self.results.runs]
+
+    def _new_model(self):
+        """Returns the net: the same for every method with this seed."""
+        keras.utils.set_random_seed(self.run.seed)
+        model = models.build(
+            self.config,
+            self.image_shape,
+            max(outputs_of(self.tasks)) + 1,
+            from_bytes=self.tasks[0].as_bytes,
+        )
+        mixed = self.config.scenario == "task" and self.method.mixes_tasks
+        outputs = [task.outputs for task in self.tasks] if mixed else None
+        models.compile_classifier(model, self.config, outputs)
+        self.method.attach(model)
+        return model
+
+    def _prepare(self, task):
+        """Between two tasks: what the next one starts from."""
+        if task.index == 0:
+            return
+        if self.method.new_net_per_task:
+            self.model = self._new_model()
+        elif self.config.reset_optimizer:
+            models.reset_optimizer(self.model)
+
+    def _train(self, task, first_epoch):
+        so_far = self.tasks[: task.index + 1]
+        learned = learned_with(self.method, so_far)
+        models.set_permutation(self.model, learned.permutation)
+        models.set_active_outputs(
+            self.model,
+            outputs_of(so_far)
+            if self.config.scenario == "class"
+            else learned.outputs,
+        )
+        epochs, steps = length(self.config, learned)
+        if first_epoch == epochs:
+            return
+        left = (epochs - first_epoch) * steps
+        self.model.fit(
+            learned.train(-(-left // learned.steps_per_epoch), first_epoch),
+            epochs=epochs,
+            initial_epoch=first_epoch,
+            steps_per_epoch=steps,
+            callbacks=[
+                *self.method.callbacks(),
+                _Batches(self.observer),
+                # Last: SI's own work for the epoch is done then.
+                _EpochSaver(
+                    lambda epoch: self._save(Position(task.index, epoch))
+                ),
+            ],
+            shuffle=False,  # The pipeline has done it.
+            verbose=0,
+        )
+        self.method.end_task(self.model)
+        self._save(Position(task.index, epochs))
+
+    def _evaluate(self, task):
+        """Fills a row: the tasks met, and for forward transfer the next."""
+        accuracy, now = self.run.accuracy, task.index
+        first = 0
+        if self.method.new_net_per_task:
+            # Their nets are gone; nothing has happened to them since.
+            accuracy[now, :now] = accuracy[now - 1, :now]
+            first = now
+        last = now + 1 if self._measures_forward_transfer() else now
+        for tested in self.tasks[first : last + 1]:
+            accuracy[now, tested.index] = self._accuracy(task, tested)
+
+    def _evaluate_untrained(self):
+        """Measures the net before any task, once for each seed."""
+        if not self._measures_forward_transfer():
+            return
+        for other in self.results.runs:
+            if other.seed == self.run.seed and not np.isnan(
+                other.untrained[-1]
+            ):
+                self.run.untrained[:] = other.untrained
+                return
+        for task in self.tasks[1:]:
+            self.run.untrained[task.index] = self._accuracy(task, task)
+
+    def _measures_forward_transfer(self):
+        # What a class never seen brings, is nothing; and a new net knows
+        # nothing of the tasks before.
+        return (
+            self.config.scenario != "class"
+            and not self.method.new_net_per_task
+            and len(self.tasks) > 1
+        )
+
+    def _accuracy(self, now, tested):
+        """Returns the accuracy on `tested`, `now` being the latest task."""
+        models.set_active_outputs(
+            self.model,
+            outputs_of(self.tasks[: now.index + 1])
+            if self.config.scenario == "class"
+            else tested.outputs,
+        )
+        return _accuracy(self.model, tested)
+
+
+def learned_with(method, so_far):
+    """Returns what is trained on when the last of these tasks is learned."""
+    return Union(tuple(so_far)) if method.mixes_tasks else so_far[-1]
+
+
+def length(config, learned):
+    """Returns the epochs of a `fit`, as Keras counts them, and their steps."""
+    if config.steps is None:
+        return config.epochs, learned.steps_per_epoch
+    return 1, config.steps
+
+
+def _accuracy(model, task):
+    models.set_permutation(model, task.permutation)
+    logs = model.evaluate(task.test(), verbose=0, return_dict=True)
+    # Back to the count that it is: the metric's mean is a rounded float32.
+    count = len(task.test_examples)
+    return round(logs["accuracy"] * count) / count

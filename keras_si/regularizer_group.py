@@ -1,0 +1,73 @@
+"""The regularizers of all variables that one SI optimizer tracks."""
+
+import contextlib
+
+from keras_si.regularizer import SIRegularizer
+
+
+class RegularizerGroup:
+    """Puts an `SIRegularizer` on every tracked variable, and takes it away.
+
+    Args:
+        state: The `SIState` whose variables they are.
+    """
+
+    def __init__(self, state):
+        self.state = state
+        self._members = []
+
+    def attached(self):
+        """Whether every tracked variable has its regularizer of this group."""
+        return len(self._members) > 0 and all(
+            variable.regularizer is regularizer
+            for variable, regularizer in zip(
+                self.state.variables, self._members, strict=True
+            )
+        )
+
+    def attach(self):
+        """Puts the regularizers in place.
+
+        State that another group has of a variable is taken over: the one
+        before `compile` gave the model a new optimizer, or that of another
+        model which shares the layer.
+        """
+        members = []
+        for slot, variable in enumerate(self.state.variables):
+            previous = variable.regularizer
+            if isinstance(previous, SIRegularizer) and previous.group:
+                other = previous.group
+                if other is not self:
+                    other_slot = other._members.index(previous)
+                    self.state.adopt(slot, other.state, other_slot)
+                previous = previous.previous
+            regularizer = SIRegularizer(
+                self.state.strength,
+                self.state.importances[slot],
+                self.state.references[slot],
+                previous,
+            )
+            regularizer.group = self
+            variable.regularizer = regularizer
+            members.append(regularizer)
+        self._members = members
+
+    def detach(self):
+        """Gives every variable the regularizer back that it had before."""
+        for variable, regularizer in zip(
+            self.state.variables, self._members, strict=True
+        ):
+            if variable.regularizer is regularizer:
+                variable.regularizer = regularizer.previous
+        self._members = []
+
+    @contextlib.contextmanager
+    def known_penalties(self, penalties):
+        """While it lasts, the regularizers answer with `penalties`."""
+        try:
+            for slot, regularizer in enumerate(self._members):
+                regularizer.penalty_in_step = penalties[slot]
+            yield
+        finally:
+            for regularizer in self._members:
+                regularizer.penalty_in_step = None

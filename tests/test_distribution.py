@@ -1,0 +1,146 @@
+"""Many devices: the same SI as one device on the same global batches."""
+
+import collections
+import pathlib
+import types
+
+import distributed_training as setting
+import keras
+import numpy as np
+import pytest
+import reference_si as oracle
+from conftest import (
+    compile_model,
+    finish,
+    make_model,
+    make_tasks,
+    only_on,
+    start,
+    worker_environments,
+)
+
+from keras_si import SICallback, distribution
+
+SCRIPT = pathlib.Path(setting.__file__)
+ORACLES = {
+    "clipped": lambda: oracle.Adam(1e-2, clipnorm=0.1),
+    "every_two_steps": lambda: oracle.SGD(0.05, momentum=0.9),
+}
+
+
+def expected(case, before):
+    """The oracle's account of what `distributed_training` does."""
+    si = oracle.ReferenceSI(
+        oracle.Network(l2=setting.L2),
+        before,
+        ORACLES[case](),
+        setting.STRENGTH,
+        setting.DAMPING,
+    )
+    results = collections.defaultdict(list)
+    steps = 0
+    tasks = make_tasks(examples=setting.EXAMPLES)
+    for index, (x, y) in enumerate(tasks):
+        for _ in range(2):
+            losses, penalties = [], []
+            for first in range(0, len(x), 8):
+                batch = slice(first, first + 8)
+                logs = si.train_step(np.float64(x[batch]), y[batch])
+                losses.append(logs["task_loss"] + logs["penalty"])
+                penalties.append(logs["penalty"])
+                steps += 1
+                if case == "every_two_steps" and steps % 2 == 0:
+                    si.consolidate()
+            results["loss"].append(np.mean(losses))
+            results["si_penalty"].append(np.mean(penalties))
+        if case == "every_two_steps":
+            continue
+        if index == len(tasks) - 1:
+            results["path_integral"] = [w.copy() for w in si.path_integral]
+            loss, _ = si.network.loss_and_gradients(si.weights, x, y)
+            results["evaluate"] = [loss + si.penalty()]
+        si.consolidate()
+    results.update(
+        weights=si.weights, importance=si.importance, reference=si.reference
+    )
+    return results
+
+
+def assert_agrees(path):
+    with np.load(path) as written:
+        results = collections.defaultdict(lambda: collections.defaultdict(list))
+        for name in written:  # in the order they were written
+            case, what, _ = name.split("/")
+            results[case][what].append(written[name])
+    for case, actual in results.items():
+        wanted = expected(case, actual["before"])
+        for what, values in wanted.items():
+            for index, (a, e) in enumerate(zip(actual[what], values)):
+                scale = max(np.abs(e).max(), 1e-7)
+                assert np.abs(a - e).max() <= 1e-4 * scale, (
+                    f"{case}: {what} {index}: {a} instead of {e}"
+                )
+            assert len(actual[what]) == len(values)
+        assert wanted["si_penalty"][-1] > 1e-6
+
+
+@only_on("tensorflow")
+def test_mirrored(tmp_path):
+    output = tmp_path / "arrays.npz"
+    finish([start(SCRIPT, "mirrored", output)])
+    assert_agrees(output)
+
+
+@only_on("tensorflow")
+def test_multi_worker(tmp_path):
+    outputs = [tmp_path / f"{index}.npz" for index in range(2)]
+    finish(
+        [
+            start(SCRIPT, "multiworker", output, **environment)
+            for output, environment in zip(outputs, worker_environments(2))
+        ]
+    )
+    for output in outputs:
+        assert_agrees(output)
+
+
+@only_on("jax")
+@pytest.mark.parametrize("kind", ["data-parallel", "model-parallel"])
+def test_jax(kind, tmp_path):
+    output = tmp_path / "arrays.npz"
+    flags = "--xla_force_host_platform_device_count=2"
+    finish([start(SCRIPT, kind, output, XLA_FLAGS=flags)])
+    assert_agrees(output)
+
+
+@only_on("tensorflow")
+def test_a_strategy_of_another_kind_is_refused():
+    import tensorflow as tf
+
+    strategy = tf.distribute.experimental.CentralStorageStrategy(
+        ["CPU:0"], "CPU:0"
+    )
+    with strategy.scope():
+        model = compile_model(make_model())
+    optimizer = model.optimizer
+    with pytest.raises(ValueError, match="MirroredStrategy.*CentralStorage"):
+        SICallback().set_model(model)
+    assert model.optimizer is optimizer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_accumulation_steps": 2},
+        {"use_ema": True, "ema_overwrite_frequency": 3},
+    ],
+)
+def test_what_keras_has_not_on_several_replicas_is_refused(options):
+    strategy = types.SimpleNamespace(num_replicas_in_sync=2)
+    model = types.SimpleNamespace(distribute_strategy=strategy)
+    optimizer = keras.optimizers.SGD(0.1, **options)
+    *_, option = options
+    with pytest.raises(ValueError, match=f"no `{option}`.*2 replicas"):
+        distribution.check_optimizer(model, optimizer)
+    strategy.num_replicas_in_sync = 1
+    distribution.check_optimizer(model, optimizer)
