@@ -25,6 +25,8 @@ STYLE = {
     "font.size": 11,
 }
 MOST_COLUMNS = 5
+# Of the longest name in a legend, in inches.
+NAME_WIDTH = 2.6
 
 
 def write_figures(results, folder):
@@ -82,9 +84,13 @@ def write_task_figure(results, path):
     count = max((len(run.accuracy) for run in results.runs), default=1)
     rows = -(-count // MOST_COLUMNS)
     columns = -(-count // rows)
+    width = 1.2 + 1.8 * columns
+    # As many names in a row as it is wide enough for.
+    names_per_row = max(1, int(width // NAME_WIDTH))
+    name_rows = -(-len(results.methods) // names_per_row)
     with rc_context({**STYLE, "font.size": 9}):
         figure = Figure(
-            figsize=(1.2 + 1.8 * columns, 1.1 + 1.7 * rows),
+            figsize=(width, 0.9 + 1.7 * rows + 0.2 * name_rows),
             layout="constrained",
         )
         grid = figure.subplots(
@@ -108,7 +114,7 @@ def write_task_figure(results, path):
                 handles,
                 names,
                 loc="outside lower center",
-                ncols=3,
+                ncols=names_per_row,
                 frameon=False,
             )
         _save(figure, path)

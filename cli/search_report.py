@@ -35,7 +35,7 @@ class Lines:
         spread = results.spread(point.method, "final_average_accuracy")
         self._say(
             f"{self._done:>3}/{self._total}  {point.name:<36}  "
-            f"average {_percent(spread)}"
+            f"average {_percent(spread)}{_failures(results)}"
         )
 
     def _say(self, line):
@@ -85,7 +85,9 @@ def write_heat_map(search):
     if not methods:
         return
     means = [search.accuracy(point)["mean"] for point in search.grid]
-    limits = min(means), max(means)
+    if np.isnan(means).all():
+        return
+    limits = np.nanmin(means), np.nanmax(means)
     with rc_context(STYLE):
         sizes = [_axes(search, method) for method in methods]
         figure = Figure(
@@ -155,7 +157,7 @@ def _draw(axes, search, method, size, limits):
         axes.text(
             column,
             row,
-            f"{100 * mean:.2f}",
+            "failed" if np.isnan(mean) else f"{100 * mean:.2f}",
             ha="center",
             va="center",
             color="white" if dark else "black",
@@ -174,6 +176,11 @@ def _draw(axes, search, method, size, limits):
 
 def _number(value):
     return -1.0 if value is None else value
+
+
+def _failures(results):
+    failed = [run for run in results.runs if run.failed is not None]
+    return "".join(f"  seed {run.seed}: {run.failed}" for run in failed)
 
 
 def _percent(spread):

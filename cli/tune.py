@@ -7,6 +7,7 @@ import tempfile
 
 from . import engines, files
 from .errors import OptionError, RunError
+from .lock import LOCK
 
 SEARCH = "search.json"
 POINTS = "points"
@@ -48,6 +49,14 @@ class Search:
         self.goes_on = (self.folder / SEARCH).is_file()
         if self.goes_on:
             self._check_protocol()
+        elif self.folder.is_dir() and any(
+            entry.name != LOCK for entry in self.folder.iterdir()
+        ):
+            raise OptionError(
+                "--output",
+                f"{folder} is not empty and holds no search; name another "
+                "folder",
+            )
 
     def _check_protocol(self):
         path = self.folder / SEARCH
@@ -79,14 +88,14 @@ class Search:
         return [point for point in self.grid if self.results(point) is None]
 
     def results(self, point):
-        """Returns the `Results` of a point, or `None`."""
+        """Returns the `Results` of a point that is finished, or `None`."""
         from . import reading
 
         path = self.folder / POINTS / point.file
         if not path.is_file():
             return None
         results = reading.read(path)
-        return results if all(r.is_complete for r in results.runs) else None
+        return results if all(run.is_over for run in results.runs) else None
 
     def run(self, engine="local", jobs=1, finished=lambda point, results: None):
         """Runs what is not finished.
@@ -100,16 +109,23 @@ class Search:
         configs = [self.grid[point] for point in points]
         for position, record in _engine(engine, jobs)(held_out, configs):
             # Not before: what fails at once leaves an empty folder.
-            (self.folder / POINTS).mkdir(parents=True, exist_ok=True)
+            (self.folder / POINTS).mkdir(exist_ok=True)
             path = self.folder / POINTS / points[position].file
             files.write_json(path, record)
             self.write()
             finished(points[position], self.results(points[position]))
 
     def best(self):
-        """Returns the point with the highest mean accuracy, or `None`."""
-        done = {point: self.accuracy(point) for point in self.grid}
-        done = {point: s["mean"] for point, s in done.items() if s}
+        """Returns the point with the highest mean accuracy, or `None`.
+
+        One with a seed that failed does not count.
+        """
+        done = {
+            point: spread["mean"]
+            for point in self.grid
+            if (spread := self.accuracy(point))
+            and spread["n"] == self.grid[point].seeds
+        }
         return max(done, key=done.get) if done else None
 
     def accuracy(self, point):

@@ -148,7 +148,10 @@ def test_several_values_are_read_one_by_one(args, expected):
         ("--tasks 6", "--tasks: received 6, expected at most 5"),
         ("--engine dask", "'--engine': 'dask' is not one of 'local', 'ray'"),
         ("--engine ray", "--engine: Ray is not installed; install it with pip"),
-        ("--output full", "--output: full is not empty; name another folder"),
+        (
+            "--output full",
+            "--output: full is not empty and holds no search; name",
+        ),
     ],
 )
 def test_a_wrong_option_is_named_in_one_line(
@@ -265,9 +268,32 @@ def test_a_damaged_search_is_refused(asked, text):
     assert asked == []
 
 
+def test_a_point_that_diverged_is_finished_and_not_the_best(asked, monkeypatch):
+    finished = tune.held_out
+
+    def diverging(config):
+        record = finished(config)
+        if config.strength == 1:
+            run = results.Run.empty("si", 0, 1)
+            run.failed = "it diverged"
+            record["runs"] = [run.to_dict()]
+        return record
+
+    monkeypatch.setattr(tune, "held_out", diverging)
+    result = invoke(*GRID, "--output", "search")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("seed 0: it diverged") == 2
+    assert "best: --method si --strength 0.1 --damping 0.01" in result.stdout
+    figure = pathlib.Path("search/heat_map.svg").read_text()
+    assert figure.count("<!-- failed -->") == 2
+    assert invoke(*GRID, "--output", "search").exit_code == 0
+    assert len(asked) == 4
+
+
 def test_heat_maps_of_methods_with_fewer_settings(asked):
     made = points("si", "l2", "naive", strengths=(1.0, 10.0))
     search = tune.Search("search", made)
+    os.mkdir("search")
     search.run()
     np.testing.assert_allclose(search_report.heat(search, "l2"), [[0.85, 0.75]])
     assert search_report._axes(search, "l2") == ([1.0, 10.0], [None])
