@@ -1,21 +1,16 @@
-"""The command line: options become a `RunConfig`, errors become one line.
+"""The command line: commands and their help; errors become one line.
 
-With `options`, the only file that knows click. What is heavy is imported
-inside the commands, so that `--help` answers at once.
+With `options`, the only file that knows click.
 """
 
 import functools
-import os
-import shlex
 import sys
 import traceback
 
 import click
 
-from . import config as config_module
-from . import output as output_module
-from . import resume as resume_module
-from .errors import Interrupted, OptionError, RunError
+from . import commands
+from .errors import OptionError, RunError
 from .options import SeveralValues, run_options, tune_options
 
 # Since click 8.2; before, click shows the help and raises nothing.
@@ -92,7 +87,7 @@ def run():
 @_one_line_errors
 def run_pmnist(**options):
     """Permuted MNIST: each task shuffles the pixels in its own way."""
-    _run("pmnist", **options)
+    commands.run("pmnist", **options)
 
 
 @run.command("smnist")
@@ -100,7 +95,7 @@ def run_pmnist(**options):
 @_one_line_errors
 def run_smnist(**options):
     """Split MNIST: each task is a pair of digits."""
-    _run("smnist", **options)
+    commands.run("smnist", **options)
 
 
 @run.command("scifar")
@@ -111,7 +106,7 @@ def run_scifar(**options):
 
     With --dataset cifar10, or any other dataset: pairs of its classes.
     """
-    _run("scifar", **options)
+    commands.run("scifar", **options)
 
 
 @main.group()
@@ -124,7 +119,7 @@ def tune():
 @_one_line_errors
 def tune_pmnist(**options):
     """Permuted MNIST: try each --strength with each --damping."""
-    _tune("pmnist", **options)
+    commands.tune("pmnist", **options)
 
 
 @tune.command("smnist", cls=SeveralValues)
@@ -132,7 +127,7 @@ def tune_pmnist(**options):
 @_one_line_errors
 def tune_smnist(**options):
     """Split MNIST: try each --strength with each --damping."""
-    _tune("smnist", **options)
+    commands.tune("smnist", **options)
 
 
 @tune.command("scifar", cls=SeveralValues)
@@ -140,136 +135,7 @@ def tune_smnist(**options):
 @_one_line_errors
 def tune_scifar(**options):
     """Split CIFAR: try each --strength with each --damping."""
-    _tune("scifar", **options)
-
-
-def _run(benchmark, preset, output, overwrite, resume, **options):
-    if resume and overwrite:
-        raise OptionError("--resume", "cannot be combined with --overwrite")
-    if resume and output is None:
-        raise OptionError("--resume", "name the run's folder with --output")
-    if output is None:
-        output = output_module.default_folder(benchmark)
-    config = config_module.resolve(
-        benchmark, preset, _given(output=output, **options)
-    )
-    _run_in_folder(config, overwrite, resume)
-
-
-def _given(hidden, jit, data_dir, **given):
-    """Returns options by the names of `RunConfig`."""
-    if hidden is not None:
-        hidden = config_module.parse_hidden(hidden)
-    _check_data_dir(data_dir)
-    return {
-        **given,
-        "hidden": hidden,
-        "jit": "auto" if jit is None else jit,
-        "data_dir": data_dir,
-    }
-
-
-def _check_data_dir(data_dir):
-    if data_dir is not None and not os.path.isdir(data_dir):
-        raise OptionError(
-            "--data-dir",
-            f"received {data_dir}, expected a folder that exists: make "
-            "it first if the dataset is to be downloaded to it",
-        )
-
-
-def _run_in_folder(config, overwrite=False, resume=False):
-    with output_module.held(config.output, overwrite, resume):
-        if resume:
-            resume_module.check_config(config.output, config)
-        results = _train(config, resume)
-    _show(results, config.output)
-    failed = [run for run in results.runs if run.failed is not None]
-    if failed:
-        raise RunError(
-            "; ".join(f"{r.method} seed {r.seed}: {r.failed}" for r in failed)
-        )
-
-
-def _train(config, resume):
-    from . import progress, startup
-
-    with progress.observer() as observer:
-        try:
-            startup.import_quietly()
-            from . import runner
-
-            standing = None
-            if resume:
-                standing = resume_module.standing(config.output, config)
-                standing.check_versions(runner.versions())
-                for notice in standing.notices:
-                    observer.notice(notice)
-            return runner.run(config, observer, standing=standing)
-        except KeyboardInterrupt:
-            how = ""
-            if os.path.exists(
-                os.path.join(config.output, output_module.CONFIG)
-            ):
-                folder = shlex.quote(config.output)
-                how = f"; to go on: keras-si resume {folder}"
-            raise Interrupted(f"interrupted{how}") from None
-
-
-def _tune(benchmark, preset, strengths, dampings, jobs, engine, **options):
-    from . import engines, grid
-    from . import tune as tune_module
-
-    if jobs < 1:
-        raise OptionError("--jobs", f"received {jobs}, expected 1 or more")
-    if options["output"] is None:
-        options["output"] = output_module.default_folder(f"tune-{benchmark}")
-    points = grid.points(
-        benchmark, preset, _given(**options), strengths, dampings
-    )
-    engines.check(engine)
-    search = tune_module.Search(options["output"], points)
-    with output_module.held(search.folder, overwrite=search.goes_on):
-        _search(search, engine, jobs)
-
-
-def _search(search, engine, jobs):
-    from . import startup
-
-    startup.import_quietly()
-    from rich.console import Console
-    from rich.text import Text
-
-    from . import search_report
-
-    console = Console(highlight=False)
-    lines = search_report.Lines(search, console)
-    try:
-        search.run(engine, jobs, lines.finished)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted; to go on: the same command with --output "
-            f"{shlex.quote(str(search.folder))}"
-        ) from None
-    console.print(search_report.table(search))
-    for line in search_report.notes(search):
-        console.print(Text(line), soft_wrap=True)
-    search_report.write_heat_map(search)
-
-
-def _show(results, output):
-    from rich.console import Console
-    from rich.text import Text
-
-    from . import report
-
-    # What the user has named is text: not markup, and no :emoji: either.
-    console = Console(highlight=False)
-    console.print(Text(f"\n{report.accuracy_title(results)}"))
-    console.print(report.accuracy_table(results))
-    for line in report.notes(results):
-        console.print(Text(line))
-    console.print(Text(f"results and figures: {output}"), soft_wrap=True)
+    commands.tune("scifar", **options)
 
 
 @main.command()
@@ -281,9 +147,7 @@ def resume(folder):
     It ends with the accuracies that it would have had without interruption,
     on the same machine. At most one epoch is trained again.
     """
-    config = resume_module.read_config(folder)
-    _check_data_dir(config.data_dir)
-    _run_in_folder(config, resume=True)
+    commands.resume(folder)
 
 
 @main.command()
@@ -297,25 +161,7 @@ def resume(folder):
 @_one_line_errors
 def report(runs, output, overwrite):
     """Compare finished runs: a table, and a figure with --output."""
-    if output is not None:
-        output_module.check_figure(output, overwrite)
-    from . import startup
-
-    startup.import_quietly()
-    from rich.console import Console
-    from rich.text import Text
-
-    from . import figures, reading
-    from . import report as report_module
-
-    labelled = [(folder, reading.read(folder)) for folder in runs]
-    console = Console(highlight=False)
-    console.print(report_module.comparison_table(labelled))
-    for line in report_module.comparison_notes(labelled):
-        console.print(Text(line))
-    if output is not None:
-        figures.write_figure(labelled, output)
-        click.echo(f"figure: {output}")
+    commands.report(runs, output, overwrite)
 
 
 @main.command("list")

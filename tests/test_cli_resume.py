@@ -18,6 +18,7 @@ from keras_si_cli import (
     files,
     main,
     method_run,
+    progress,
     runner,
     startup,
 )
@@ -203,14 +204,8 @@ def invoke(*args):
 def interrupted(batch=15, *options):
     """Leaves an interrupted run in `out`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main_observer(), "observer", lambda: Quiet(batch))
+        patch.setattr(progress, "observer", lambda: Quiet(batch))
         return invoke(*COMMAND, "--output", "out", *options)
-
-
-def main_observer():
-    from keras_si_cli import progress
-
-    return progress
 
 
 class Quiet(StopAt):

@@ -1,0 +1,174 @@
+"""What the commands do, from their options to what they print.
+
+Options are checked first. What is heavy is imported where it is used, so that
+`--help` answers at once.
+"""
+
+import os
+import shlex
+
+from . import config as config_module
+from . import output as output_module
+from . import resume as resume_module
+from .errors import Interrupted, OptionError, RunError
+
+
+def run(benchmark, preset, output, overwrite, resume, **options):
+    """Runs a benchmark; the options are those of `options.run_options`."""
+    if resume and overwrite:
+        raise OptionError("--resume", "cannot be combined with --overwrite")
+    if resume and output is None:
+        raise OptionError("--resume", "name the run's folder with --output")
+    if output is None:
+        output = output_module.default_folder(benchmark)
+    config = config_module.resolve(
+        benchmark, preset, _given(output=output, **options)
+    )
+    _run_in_folder(config, overwrite, resume)
+
+
+def resume(folder):
+    """Goes on with the run in a folder."""
+    config = resume_module.read_config(folder)
+    _check_data_dir(config.data_dir)
+    _run_in_folder(config, resume=True)
+
+
+def _given(hidden, jit, data_dir, **given):
+    """Returns options by the names of `RunConfig`."""
+    if hidden is not None:
+        hidden = config_module.parse_hidden(hidden)
+    _check_data_dir(data_dir)
+    return {
+        **given,
+        "hidden": hidden,
+        "jit": "auto" if jit is None else jit,
+        "data_dir": data_dir,
+    }
+
+
+def _check_data_dir(data_dir):
+    if data_dir is not None and not os.path.isdir(data_dir):
+        raise OptionError(
+            "--data-dir",
+            f"received {data_dir}, expected a folder that exists: make "
+            "it first if the dataset is to be downloaded to it",
+        )
+
+
+def _run_in_folder(config, overwrite=False, resume=False):
+    with output_module.held(config.output, overwrite, resume):
+        if resume:
+            resume_module.check_config(config.output, config)
+        results = _train(config, resume)
+    _show(results, config.output)
+    failed = [run for run in results.runs if run.failed is not None]
+    if failed:
+        raise RunError(
+            "; ".join(f"{r.method} seed {r.seed}: {r.failed}" for r in failed)
+        )
+
+
+def _train(config, resume):
+    from . import progress, startup
+
+    with progress.observer() as observer:
+        try:
+            startup.import_quietly()
+            from . import runner
+
+            standing = None
+            if resume:
+                standing = resume_module.standing(config.output, config)
+                standing.check_versions(runner.versions())
+                for notice in standing.notices:
+                    observer.notice(notice)
+            return runner.run(config, observer, standing=standing)
+        except KeyboardInterrupt:
+            how = ""
+            if os.path.exists(
+                os.path.join(config.output, output_module.CONFIG)
+            ):
+                folder = shlex.quote(config.output)
+                how = f"; to go on: keras-si resume {folder}"
+            raise Interrupted(f"interrupted{how}") from None
+
+
+def tune(benchmark, preset, strengths, dampings, jobs, engine, **options):
+    """Searches; the options are those of `options.tune_options`."""
+    from . import engines, grid
+    from . import tune as tune_module
+
+    if jobs < 1:
+        raise OptionError("--jobs", f"received {jobs}, expected 1 or more")
+    if options["output"] is None:
+        options["output"] = output_module.default_folder(f"tune-{benchmark}")
+    points = grid.points(
+        benchmark, preset, _given(**options), strengths, dampings
+    )
+    engines.check(engine)
+    search = tune_module.Search(options["output"], points)
+    with output_module.held(search.folder, overwrite=search.goes_on):
+        _search(search, engine, jobs)
+
+
+def _search(search, engine, jobs):
+    from . import startup
+
+    startup.import_quietly()
+    from rich.console import Console
+    from rich.text import Text
+
+    from . import search_report
+
+    console = Console(highlight=False)
+    lines = search_report.Lines(search, console)
+    try:
+        search.run(engine, jobs, lines.finished)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted; to go on: the same command with --output "
+            f"{shlex.quote(str(search.folder))}"
+        ) from None
+    console.print(search_report.table(search))
+    for line in search_report.notes(search):
+        console.print(Text(line), soft_wrap=True)
+    search_report.write_heat_map(search)
+
+
+def _show(results, output):
+    from rich.console import Console
+    from rich.text import Text
+
+    from . import report
+
+    # What the user has named is text: not markup, and no :emoji: either.
+    console = Console(highlight=False)
+    console.print(Text(f"\n{report.accuracy_title(results)}"))
+    console.print(report.accuracy_table(results))
+    for line in report.notes(results):
+        console.print(Text(line))
+    console.print(Text(f"results and figures: {output}"), soft_wrap=True)
+
+
+def report(runs, output, overwrite):
+    """Compares runs; draws them into the file `output`, if it is given."""
+    if output is not None:
+        output_module.check_figure(output, overwrite)
+    from . import startup
+
+    startup.import_quietly()
+    from rich.console import Console
+    from rich.text import Text
+
+    from . import figures, reading
+    from . import report as report_module
+
+    labelled = [(folder, reading.read(folder)) for folder in runs]
+    console = Console(highlight=False)
+    console.print(report_module.comparison_table(labelled))
+    for line in report_module.comparison_notes(labelled):
+        console.print(Text(line))
+    if output is not None:
+        figures.write_figure(labelled, output)
+        print(f"figure: {output}")
