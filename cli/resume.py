@@ -59,6 +59,8 @@ def read_config(folder):
         return RunConfig.from_dict(
             {**files.read_json(path), "output": str(folder)}
         )
+    except OptionError as error:
+        raise RunError(f"{path}: {error}") from error
     except OSError as error:
         raise RunError(
             f"{path} could not be read ({error.strerror}); name a folder "

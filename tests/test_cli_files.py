@@ -289,7 +289,7 @@ def test_no_damage_is_taken_for_a_checkpoint(tmp_path):
         folder = tmp_path / "damaged"
         shutil.copytree(good, folder)
         for name in rng.sample(names, rng.choice([1, 1, 2, 3])):
-            _damage(folder / name, rng)
+            damage(folder / name, rng)
         before = sorted(os.listdir(folder))
         try:
             found, _, problems = checkpoint.read(folder)
@@ -310,7 +310,8 @@ def test_no_damage_is_taken_for_a_checkpoint(tmp_path):
     assert min(outcomes.values()) > 50, outcomes
 
 
-def _damage(path, rng):
+def damage(path, rng):
+    """Damages a file in one of the ways in which files are."""
     content = bytearray(path.read_bytes())
     kind = rng.choice(["truncate", "flip", "empty", "gone", "foreign", "swap"])
     if kind == "truncate":

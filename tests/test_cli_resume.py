@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted or damaged, and go on."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,12 +20,14 @@ from keras_si_cli import (
     main,
     method_run,
     progress,
+    reading,
     runner,
     startup,
 )
 from keras_si_cli.errors import Interrupted, OptionError, RunError
 from keras_si_cli.observer import Observer
-from keras_si_cli.resume import standing
+from keras_si_cli.resume import read_config, standing
+from test_cli_files import damage
 from test_cli_run import few_images, make_config
 
 OPTIONS = {"methods": ("si", "naive"), "tasks": 2, "epochs": 3}
@@ -301,8 +304,8 @@ def test_a_configuration_with_unknown_options_is_refused():
     path = pathlib.Path("out/config.json")
     files.write_json(path, {**files.read_json(path), "colour": 3})
     result = invoke("resume", "out")
-    assert result.exit_code == 2
-    assert "--colour: unknown here" in result.stderr
+    assert result.exit_code == 1
+    assert "out/config.json: --colour: unknown here" in result.stderr
 
 
 def test_a_newer_checkpoint_is_refused(monkeypatch):
@@ -380,6 +383,52 @@ def test_when_all_is_damaged_nothing_is_started_or_deleted():
     assert result.exit_code == 1
     assert "config.json is damaged" in result.stderr
     assert sorted(os.listdir("out")) == before
+
+
+def test_no_damage_to_a_folder_gives_a_wrong_number(tmp_path):
+    """500 damaged folders: refused in a line, or what was really written."""
+    config = config_in("good")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(config, StopAt(95))
+    names = sorted(name for name in os.listdir("good") if "png" not in name)
+    true = {str(run.accuracy.tolist()) for run in reading.read("good").runs}
+    known = set()
+    for slot in ("0", "1"):
+        name = f"good/checkpoint-{slot}.json"
+        known.add(pathlib.Path(name.replace("json", "weights.h5")).read_bytes())
+        for run in files.read_json(name)["runs"]:
+            true.add(str(reading.read_run(run).accuracy.tolist()))
+    rng = random.Random(4)
+    outcomes = {"refused": 0, "damage told": 0, "went on": 0}
+    for _ in range(500):
+        shutil.copytree("good", "bad")
+        for name in rng.sample(names, rng.choice([1, 1, 2, 4])):
+            damage(pathlib.Path("bad", name), rng)
+        before = {p: p.read_bytes() for p in pathlib.Path("bad").iterdir()}
+        try:
+            read = read_config("bad")
+            assert dataclasses.replace(read, output="good") == config
+            found = standing("bad", read)
+        except (RunError, OptionError) as error:
+            assert "bad" in str(error)
+            outcomes["refused"] += 1
+        else:
+            for run in found.runs:
+                assert str(run.accuracy.tolist()) in true
+            if found.weights is not None:
+                assert found.weights.read_bytes() in known
+            told = "damage told" if found.notices else "went on"
+            outcomes[told] += 1
+        try:
+            for run in reading.read("bad").runs:
+                assert str(run.accuracy.tolist()) in true
+        except RunError as error:
+            assert "bad/results.json" in str(error)
+        assert before == {
+            p: p.read_bytes() for p in pathlib.Path("bad").iterdir()
+        }
+        shutil.rmtree("bad")
+    assert min(outcomes.values()) > 10, outcomes
 
 
 def test_another_runs_results_are_not_taken_for_this_ones():
