@@ -15,7 +15,7 @@ VERSION = re.search(
 ).group(1)
 
 TEST = ["pytest>=8", "pytest-xdist>=3.6"]
-DEV = [*TEST, "build>=1.2", "ruff>=0.15"]
+DEV = [*TEST, "ruff>=0.15"]
 
 setup(
     name="keras-si",
@@ -26,7 +26,8 @@ setup(
     ),
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    # The code, and the embedded MNIST.
+    license="Apache-2.0 AND CC-BY-SA-3.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
     # An explicit map: find_packages() would install `cli`, `tests` and

@@ -58,7 +58,7 @@ def main():
     memory = tf.data.Dataset.from_tensors(batch).cache().repeat()
 
     model = models.compile_classifier(
-        models.dense_net(task.num_features, options.hidden, mnist.num_classes),
+        models.build(options, mnist.train.images.shape[1:], mnist.num_classes),
         options,
     )
 

@@ -51,7 +51,7 @@ def _check_data_dir(data_dir):
     if data_dir is not None and not os.path.isdir(data_dir):
         raise OptionError(
             "--data-dir",
-            f"received {data_dir}, expected a folder that exists: make "
+            f"received {data_dir!r}, expected a folder that exists: make "
             "it first if the dataset is to be downloaded to it",
         )
 
@@ -155,6 +155,13 @@ def report(runs, output, overwrite):
     """Compares runs; draws them into the file `output`, if it is given."""
     if output is not None:
         output_module.check_figure(output, overwrite)
+    for run in runs:
+        if not os.path.exists(run):
+            raise OptionError(
+                "DIR",
+                f"there is no {run}; name a folder that `keras-si run` has "
+                "written",
+            )
     from . import startup
 
     startup.import_quietly()

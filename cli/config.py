@@ -11,6 +11,8 @@ from .presets import BENCHMARKS
 OUTPUT_WEIGHTS = ("zeros", "glorot")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 DISTRIBUTIONS = ("none", "mirrored")
+# What the indices of TensorFlow's kernels hold.
+LARGEST = 2**31 - 1
 # keras.utils.set_random_seed takes 32 bits.
 MAX_SEED = 2**32 - 1
 # What TFDS can find: name, then /configuration and :version if they matter.
@@ -271,9 +273,10 @@ def _one_of(option, value, choices):
 
 
 def _at_least_one(option, value):
-    if value < 1:
+    if not 1 <= value <= LARGEST:
         raise OptionError(
-            option, f"received {value}, expected a whole number of 1 or more"
+            option,
+            f"received {value}, expected a whole number from 1 to {LARGEST}",
         )
 
 

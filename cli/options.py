@@ -215,7 +215,8 @@ def _place(benchmark):
             "--dataset",
             default=BENCHMARKS[benchmark].dataset,
             show_default=True,
-            help="Any TFDS image classification dataset.",
+            help="A TFDS image classification dataset, with images of one "
+            "size.",
         ),
         click.option(
             "--precision",

@@ -78,7 +78,7 @@ class LiveProgress(Observer):
             "starting TensorFlow", total=None, numbers=""
         )
         self._where = ""
-        self._epochs = self._tasks = 1
+        self._epochs = self._tasks = self._seeds = 1
 
     def __enter__(self):
         self._progress.start()
@@ -95,13 +95,15 @@ class LiveProgress(Observer):
 
     def started(self, config, total_steps):
         self._epochs, self._tasks = config.epochs or 1, config.tasks
+        self._seeds = config.seeds
         self._update(total=total_steps)
 
     def resumed(self, steps):
         self._update(completed=steps)
 
     def task_started(self, method, seed, task):
-        self._where = f"{method} task {task + 1}/{self._tasks}"
+        seeded = f" seed {seed}" if self._seeds > 1 else ""
+        self._where = f"{method}{seeded} task {task + 1}/{self._tasks}"
         self._update(description=self._where, numbers="")
 
     def batch_ended(self, epoch, logs):

@@ -39,6 +39,11 @@ def accuracy_title(results):
     return f"{title(results)}: average accuracy over the tasks so far"
 
 
+def _points(value, error, many):
+    """A difference of accuracies: in points, which are no percentage."""
+    return percent(value, error, many, " points")
+
+
 def notes(results):
     """What a run brought besides, and how to read its table, in lines."""
     lines = []
@@ -46,7 +51,7 @@ def notes(results):
         measures = [results.spread(method, name) for name in MEASURES[1:]]
         told = ", ".join(
             f"{name.replace('_', ' ')} "
-            + percent(s["mean"], s["standard_error"], s["n"] > 1)
+            + _points(s["mean"], s["standard_error"], s["n"] > 1)
             for name, s in zip(MEASURES[1:], measures, strict=True)
             if s["n"]
         )

@@ -57,7 +57,11 @@ def read_config(folder):
     path = pathlib.Path(folder) / CONFIG
     try:
         return RunConfig.from_dict(
-            {**files.read_json(path), "output": str(folder)}
+            # The first ones of keras-si have no checksum.
+            {
+                **files.read_json(path, needs_checksum=False),
+                "output": str(folder),
+            }
         )
     except OptionError as error:
         raise RunError(f"{path}: {error}") from error
@@ -119,6 +123,8 @@ def standing(folder, config):
             found.versions,
             [f"{problem}; it is not used" for problem in problems],
         )
+    if not problems and versions is None:
+        return Standing(notices=[f"there is no run in {folder} yet"])
     if problems and not finished:
         raise RunError(
             f"{'; '.join(problems)}. Nothing is left to go on from: name "
@@ -142,7 +148,7 @@ def check_config(folder, config):
     """
     path = pathlib.Path(folder) / CONFIG
     try:
-        _check_same(config, files.read_json(path), path)
+        _check_same(config, files.read_json(path, needs_checksum=False), path)
     except FileNotFoundError:
         return []
     except files.DamagedFile as error:

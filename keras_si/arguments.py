@@ -54,7 +54,8 @@ def as_predicate(name, patterns):
     if isinstance(patterns, str):
         patterns = [patterns]
     try:
-        compiled = [re.compile(pattern) for pattern in patterns]
+        # As text: bytes compile too, and fit no path.
+        compiled = [re.compile("" + pattern) for pattern in patterns]
     except (TypeError, re.error) as error:
         raise ValueError(
             f"`{name}` must be a regular expression, a list of them, or a "

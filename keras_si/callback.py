@@ -102,7 +102,16 @@ class SICallback(keras.callbacks.Callback):
         return self._damping
 
     def get_importance(self):
-        """Returns Omega: a dict of `variable.path` to numpy array."""
+        """Returns Omega: a dict of `variable.path` to numpy array.
+
+        A consolidation that is due is carried out first, here and in
+        `get_path_integral` and `get_reference`: after a `fit` that ended its
+        task, omega is zero.
+
+        Raises:
+            ValueError: If no model is attached, or the consolidation that is
+                due finds weights that are not finite.
+        """
         return self._read("importances")
 
     def get_path_integral(self):

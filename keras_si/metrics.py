@@ -12,6 +12,8 @@ References:
   section 3.1 (forgetting).
 """
 
+import numbers
+
 import numpy as np
 
 
@@ -37,6 +39,10 @@ def average_accuracy(accuracy, after=None):
     accuracy = _matrix(accuracy)
     num_tasks = len(accuracy)
     after = num_tasks - 1 if after is None else after
+    if type(after) is bool or not isinstance(after, numbers.Integral):
+        raise ValueError(
+            f"`after` must be the index of a task. Received: after={after!r}."
+        )
     if not 0 <= after < num_tasks:
         raise ValueError(
             f"`after` must be the index of a task, from 0 to {num_tasks - 1}. "

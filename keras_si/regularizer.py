@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_si import importance as si
+from keras_si.arguments import check_strength
 
 
 @keras.saving.register_keras_serializable(package="keras_si")
@@ -24,7 +25,11 @@ class SIRegularizer(keras.regularizers.Regularizer):
             (the default). Its penalty is added.
 
     Raises:
-        ValueError: If `importance` and `reference` differ in shape.
+        ValueError: If `strength` is not a number of at least 0, or if
+            `importance` and `reference` differ in shape.
+
+    Attached by `SICallback`, its value carries no gradient: the optimizer adds
+    that itself.
 
     Example:
 
@@ -36,7 +41,11 @@ class SIRegularizer(keras.regularizers.Regularizer):
     """
 
     def __init__(self, strength, importance, reference, previous=None):
-        self.strength = strength
+        self.strength = (
+            strength
+            if isinstance(strength, keras.Variable)
+            else check_strength(strength)
+        )
         self.importance = _as_state(importance)
         self.reference = _as_state(reference)
         self.previous = keras.regularizers.get(previous)

@@ -26,9 +26,11 @@ def cli(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "args, expected",
     [
-        ("--tasks 0", "--tasks: received 0, expected a whole number of 1"),
+        ("--tasks 0", "--tasks: received 0, expected a whole number from 1"),
         ("--epochs -3", "--epochs: received -3"),
         ("--batch-size 0", "--batch-size: received 0"),
+        ("--batch-size 9999999999", "from 1 to 2147483647"),
+        ("--hidden 10,9999999999", "--hidden: received 9999999999"),
         ("--seeds 0", "--seeds: received 0"),
         ("--tasks many", "'many' is not a valid integer"),
         ("--hidden 0", "--hidden: received 0"),
@@ -53,7 +55,7 @@ def cli(monkeypatch, tmp_path):
             "'--preset': 'slow' is not one of 'quick', 'paper', 'v",
         ),
         ("--precision half", "'--precision': 'half' is not one of 'float32'"),
-        ("--data-dir nowhere", "--data-dir: received nowhere"),
+        ("--data-dir nowhere", "--data-dir: received 'nowhere'"),
         ("--taks 3", "No such option '--taks'"),
         ("--dataset MNIST", "--dataset: received 'MNIST', expected a TFDS"),
         ("--dataset ../mnist", "--dataset: received '../mnist'"),
@@ -327,6 +329,12 @@ def test_the_default_folder_names_the_benchmark():
     assert output.default_folder("pmnist").startswith(
         os.path.join("runs", "pmnist-")
     )
+
+
+def test_a_run_that_is_not_there_is_told_before_anything_starts(cli):
+    result = cli("report", "nowhere")
+    assert result.exit_code == 2
+    assert "DIR: there is no nowhere; name a folder" in result.stderr
 
 
 @pytest.mark.parametrize(

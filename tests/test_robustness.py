@@ -5,7 +5,7 @@ import threading
 import keras
 import numpy as np
 import pytest
-from conftest import compile_model, make_model, make_tasks, only_on
+from conftest import compile_model, fit, make_model, make_tasks, only_on
 
 from keras_si import SICallback
 
@@ -13,17 +13,6 @@ from keras_si import SICallback
 def new_model():
     keras.utils.set_random_seed(11)
     return compile_model(make_model())
-
-
-def fit(model, task, *callbacks):
-    model.fit(
-        *task,
-        batch_size=8,
-        epochs=2,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-    )
 
 
 def knowledge(model):
