@@ -151,6 +151,15 @@ def _show(results, output):
     console.print(Text(f"results and figures: {output}"), soft_wrap=True)
 
 
+def _labels(runs):
+    """Returns the runs' names without the folders that they share."""
+    if len(runs) == 1:
+        return runs
+    paths = [os.path.abspath(run) for run in runs]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, shared) for path in paths]
+
+
 def report(runs, output, overwrite):
     """Compares runs; draws them into the file `output`, if it is given."""
     if output is not None:
@@ -171,7 +180,8 @@ def report(runs, output, overwrite):
     from . import figures, reading
     from . import report as report_module
 
-    labelled = [(folder, reading.read(folder)) for folder in runs]
+    found = [reading.read(folder) for folder in runs]
+    labelled = list(zip(_labels(runs), found, strict=True))
     console = Console(highlight=False)
     console.print(report_module.comparison_table(labelled))
     for line in report_module.comparison_notes(labelled):

@@ -55,7 +55,11 @@ def write_figure(labelled, path):
         path: The file; its ending, .png or .svg, decides the format.
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        names_below = sum(len(r.methods) for _, r in labelled)
+        names_below *= len(labelled) > 1
+        figure = Figure(
+            figsize=(7, 4.2 + 0.22 * names_below), layout="constrained"
+        )
         axes = figure.add_subplot()
         for label, results in labelled:
             for method in results.methods:
@@ -63,15 +67,19 @@ def write_figure(labelled, path):
                 name = f"{label}: {name}" if label else name
                 _draw(axes, name, *_average(results, method))
         titles = dict.fromkeys(title(results) for _, results in labelled)
-        axes.set_title(", ".join(titles))
+        heading = ", ".join(titles)
+        if differences(labelled):
+            names = ", ".join(name for name, _ in differences(labelled))
+            heading += f"\nprotocols differ: {names}"
+        axes.set_title(heading)
         axes.set_xlabel("number of tasks learned")
         axes.set_ylabel("average accuracy on the tasks learned")
         _format(axes)
-        if axes.lines:
+        if len(labelled) > 1:
+            # Below: names of folders are long, and would cover the lines.
+            figure.legend(loc="outside lower center", frameon=False)
+        elif axes.lines:
             axes.legend(frameon=False)
-        if differences(labelled):
-            names = ", ".join(name for name, _ in differences(labelled))
-            figure.supxlabel(f"protocols differ: {names}", fontsize=9)
         _save(figure, path)
 
 

@@ -49,3 +49,9 @@ def test_config_round_trip():
 def test_refuses_shapes_that_differ():
     with pytest.raises(ValueError, match=r"one shape.*\(2,\) and \(3,\)"):
         SIRegularizer(1.0, [1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("strength", [-1.0, float("nan"), "much", None])
+def test_refuses_a_strength_that_is_none(strength):
+    with pytest.raises(ValueError, match="`strength`"):
+        SIRegularizer(strength, [1.0], [1.0])
