@@ -171,11 +171,14 @@ def _read_slot(folder, slot):
         return None
     except OSError as error:
         raise files.DamagedFile(path, error.strerror) from error
-    if content.get("schema") != SCHEMA:
+    schema = content.get("schema")
+    if type(schema) is int and schema > SCHEMA:
         raise RunError(
-            f"{path} has schema {content.get('schema')!r}, this keras-si "
-            f"reads {SCHEMA}; update keras-si"
+            f"{path} has schema {schema}, this keras-si reads {SCHEMA}; "
+            "update keras-si"
         )
+    if type(schema) is not int or schema != SCHEMA:
+        raise files.DamagedFile(path, "it is no checkpoint")
     try:
         checkpoint = Checkpoint(
             content["config"],

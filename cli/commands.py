@@ -80,6 +80,8 @@ def _train(config, resume):
             standing = None
             if resume:
                 standing = resume_module.standing(config.output, config)
+                if standing.results is not None:
+                    return standing.results  # As they are: all is done.
                 standing.check_versions(runner.versions())
                 for notice in standing.notices:
                     observer.notice(notice)

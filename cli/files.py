@@ -69,6 +69,10 @@ def _remove(path):
 def _reason(error, path):
     if not path.parent.is_dir():
         return "its folder is gone"
+    # HDF5 tells its errors in its own way, with the number within.
+    number = re.search(r"errno = (\d+)", str(error))
+    if error.strerror is None and number:
+        return os.strerror(int(number[1]))
     return error.strerror or str(error)
 
 
@@ -105,6 +109,7 @@ def read_json(path, needs_checksum=True):
     """
     try:
         content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        checksum = json_checksum(_without_checksum(content))
     except RecursionError as error:
         raise DamagedFile(path, "it is nested too deeply") from error
     except ValueError as error:
@@ -113,11 +118,17 @@ def read_json(path, needs_checksum=True):
         raise DamagedFile(path, "it holds no JSON object")
     if CHECKSUM in content:
         stated = content.pop(CHECKSUM)
-        if stated != json_checksum(content):
+        if stated != checksum:
             raise DamagedFile(path, "its checksum does not fit")
     elif needs_checksum:
         raise DamagedFile(path, "it has no checksum")
     return content
+
+
+def _without_checksum(content):
+    if not isinstance(content, dict):
+        return content
+    return {key: value for key, value in content.items() if key != CHECKSUM}
 
 
 def json_checksum(content):

@@ -110,8 +110,21 @@ class MethodRun:
         self.model.load_weights(standing.weights)
         if standing.variables is not None:
             with np.load(standing.variables, allow_pickle=False) as arrays:
-                for index, variable in enumerate(self.method.variables):
+                for index, variable in enumerate(self._variables()):
                     variable.assign(arrays[f"arr_{index}"])
+
+    def _variables(self):
+        """Returns what must be remembered and is not in a file of weights.
+
+        That is what the method knows, and where the random generators of
+        dropout stand: Keras leaves these out.
+        """
+        weights = {id(variable) for variable in self.model.weights}
+        return self.method.variables + [
+            variable
+            for variable in self.model.variables
+            if id(variable) not in weights
+        ]
 
     def _run_task(self, task, first_epoch):
         self.observer.task_started(self.run.method, self.run.seed, task.index)
@@ -136,7 +149,7 @@ class MethodRun:
             raise _Diverged(position.epoch - 1)
         self.run.train_seconds += time.perf_counter() - self.clock
         self.checkpoints.save(
-            self._records(), position, self.model, self.method.variables
+            self._records(), position, self.model, self._variables()
         )
         self.clock = time.perf_counter()
 

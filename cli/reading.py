@@ -44,9 +44,10 @@ def read(path):
             "update keras-si"
         )
     if type(schema) is not int or schema != SCHEMA:
-        raise RunError(
-            f"{path} is not a results file of keras-si: it has schema "
-            f"{reprlib.repr(schema)}, expected {SCHEMA}"
+        raise files.DamagedFile(
+            path,
+            "it is not a results file of keras-si, but has schema "
+            f"{reprlib.repr(schema)}, expected {SCHEMA}",
         )
     try:
         return _from_dict(record)

@@ -25,6 +25,7 @@ class Standing:
         newest: The newest checkpoint, as `Checkpoints` takes it.
         versions: What it was run with, or `None` if nobody knows.
         notices: What the user should know, a list of one-line texts.
+        results: The `Results` of a run that is over, or `None`.
     """
 
     runs: list = dataclasses.field(default_factory=list)
@@ -36,6 +37,7 @@ class Standing:
     newest: tuple = checkpoint.NONE
     versions: dict | None = None
     notices: list = dataclasses.field(default_factory=list)
+    results: object = None
 
     def check_versions(self, versions):
         """Adds a notice if the run was begun with other versions."""
@@ -55,6 +57,11 @@ def read_config(folder):
         RunError: If there is none.
     """
     path = pathlib.Path(folder) / CONFIG
+    if not path.parent.is_dir():
+        raise RunError(
+            f"there is no folder {folder}; name one that `keras-si run` has "
+            "written"
+        )
     try:
         return RunConfig.from_dict(
             # The first ones of keras-si have no checksum.
@@ -63,20 +70,21 @@ def read_config(folder):
                 "output": str(folder),
             }
         )
-    except OptionError as error:
-        raise RunError(f"{path}: {error}") from error
     except OSError as error:
-        raise RunError(
-            f"{path} could not be read ({error.strerror}); name a folder "
-            "that `keras-si run` has written"
-        ) from error
+        problem = f"{path} could not be read ({error.strerror})"
+    except OptionError as error:
+        problem = f"{path}: {error}"
     except files.DamagedFile as error:
-        found, _, _ = checkpoint.read(folder)
-        if found is None:
-            raise RunError(
-                f"{error}; give the options of the run again, with --resume"
-            ) from error
-        return RunConfig.from_dict({**found.config, "output": str(folder)})
+        problem = str(error)
+    found, _, _ = checkpoint.read(folder)
+    try:
+        if found is not None:
+            return RunConfig.from_dict({**found.config, "output": str(folder)})
+    except OptionError as error:
+        problem = f"{folder}: {error}"
+    raise RunError(
+        f"{problem}; give the options of the run again, with --resume"
+    )
 
 
 def standing(folder, config):
@@ -103,13 +111,18 @@ def standing(folder, config):
         written = reading.read(folder)
     except files.DamagedFile as error:
         problems.append(str(error))
-    except RunError:
-        if (folder / reading.RESULTS).exists():
+    except RunError as error:
+        if isinstance(error.__cause__, OSError):
+            if (folder / reading.RESULTS).exists():
+                problems.append(str(error))
+        else:
             raise
     else:
         _check_same(config, written.config, folder / reading.RESULTS)
         finished = [run for run in written.runs if run.is_over]
         versions = written.versions
+        if found is None and _all_over(finished, config):
+            return Standing(finished, versions=versions, results=written)
     if found is not None:
         _check_same(config, found.config, folder)
         runs = [reading.read_run(run) for run in found.runs]
@@ -140,6 +153,10 @@ def standing(folder, config):
     )
 
 
+def _all_over(finished, config):
+    return len(finished) == len(config.methods) * config.seeds
+
+
 def check_config(folder, config):
     """Refuses to go on with a run that has another configuration.
 
@@ -148,13 +165,17 @@ def check_config(folder, config):
     """
     path = pathlib.Path(folder) / CONFIG
     try:
-        _check_same(config, files.read_json(path, needs_checksum=False), path)
+        found = files.read_json(path, needs_checksum=False)
+        RunConfig.from_dict({**found, "output": config.output})
     except FileNotFoundError:
         return []
     except files.DamagedFile as error:
         return [str(error)]
     except OSError as error:
         return [f"{path} could not be read ({error.strerror})"]
+    except OptionError as error:
+        return [f"{path}: {error}"]
+    _check_same(config, found, path)
     return []
 
 

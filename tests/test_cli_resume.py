@@ -24,6 +24,7 @@ from keras_si_cli import (
     runner,
     startup,
 )
+from keras_si_cli.config import resolve
 from keras_si_cli.errors import Interrupted, OptionError, RunError
 from keras_si_cli.observer import Observer
 from keras_si_cli.resume import read_config, standing
@@ -103,11 +104,62 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(knowledge):
                 np.testing.assert_array_equal(one, other)
         assert ("naive", 1) in knowledge
         assert sorted(os.listdir(config.output)) == sorted(os.listdir("whole"))
-    # A run that is over is not run again.
-    counted = StopAt(10_000)
-    after = runner.run(config, counted, standing=standing("out95", config))
-    assert counted.left == 10_000
-    assert str(accuracies(after)) == str(accuracies(undisturbed))
+    # A run that is over is there as it was.
+    found = standing("out95", config).results
+    assert str(accuracies(found)) == str(accuracies(undisturbed))
+
+
+def images_of_28(name, data_dir):
+    """Ten classes: the brighter row says which."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(300, dtype="int32") % 10
+    images = rng.integers(0, 80, (300, 12, 12, 1), "uint8")
+    images[np.arange(300), labels] += 120
+    split = data.Split(images, labels)
+    return data.Data(name, 10, split, split)
+
+
+# What is not in Keras's files of weights: the methods' own variables, and
+# where dropout's random generators stand.
+@pytest.mark.parametrize(
+    ("benchmark", "method", "batch"),
+    [
+        ("smnist", "l2", 14),
+        ("smnist", "scratch", 14),
+        ("smnist", "joint", 20),
+        ("scifar", "si", 4),
+    ],
+)
+def test_every_method_and_net_goes_on(
+    monkeypatch, knowledge, benchmark, method, batch
+):
+    monkeypatch.setattr(data, "load", images_of_28)
+    given = {
+        "methods": (method,),
+        "tasks": 2,
+        "epochs": 3,
+        "batch_size": 20,
+        "hidden": (8,),
+        "strength": 1.0 if method in ("l2", "si") else None,
+        "dataset": "mnist",
+        **{"seed": 0, "seeds": 1, "precision": "float32", "jit": False},
+    }
+    configs = {}
+    for name in ("whole", "out"):
+        os.mkdir(name)
+        configs[name] = resolve(benchmark, "paper", {**given, "output": name})
+    whole = runner.run(configs["whole"])
+    expected = dict(knowledge)
+    knowledge.clear()
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(configs["out"], StopAt(batch))
+    found = standing("out", configs["out"])
+    assert not found.position.is_start
+    results = runner.run(configs["out"], standing=found)
+    assert str(accuracies(results)) == str(accuracies(whole))
+    for key, values in knowledge.items():
+        for one, other in zip(values, expected[key], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 class Killed(BaseException):
@@ -262,7 +314,7 @@ def test_another_configuration_is_refused(option, message):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("resume", "nothing"), "nothing/config.json could not be read (No"),
+        (("resume", "nothing"), "there is no folder nothing; name one"),
         ((*COMMAND, "--resume"), "--resume: name the run's folder"),
         (
             (*COMMAND, "--resume", "--overwrite", "--output", "out"),
@@ -303,6 +355,8 @@ def test_a_configuration_with_unknown_options_is_refused():
     interrupted()
     path = pathlib.Path("out/config.json")
     files.write_json(path, {**files.read_json(path), "colour": 3})
+    for slot in (0, 1):
+        pathlib.Path(f"out/checkpoint-{slot}.json").unlink(missing_ok=True)
     result = invoke("resume", "out")
     assert result.exit_code == 1
     assert "out/config.json: --colour: unknown here" in result.stderr
@@ -356,6 +410,42 @@ def test_damaged_files_are_named_and_not_used():
 def newest():
     _, (slot, _, _), _ = checkpoint.read("out")
     return f"checkpoint-{slot}.weights.h5"
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (None, "results.json"),
+        ("config.json", "results.json"),
+        ("config.json", "checkpoint-1.json"),
+        ("results.json", "config.json"),
+        ("checkpoint-0.json", "config.json"),
+    ],
+)
+def test_our_own_files_in_the_wrong_place_are_foreign_too(source, target):
+    config = config_in("out")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(config, StopAt(25))
+    content = (
+        b"{}" if source is None else pathlib.Path("out", source).read_bytes()
+    )
+    pathlib.Path("out", target).write_bytes(content)
+    assert (
+        dataclasses.replace(read_config("out"), output=config.output) == config
+    )
+    found = standing("out", config)
+    assert found.weights is not None
+    assert target == "config.json" or target in found.notices[0]
+
+
+def test_another_runs_checkpoint_is_refused():
+    for name, seed in (("out", 0), ("other", 5)):
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(config_in(name, seed=seed), StopAt(15))
+    for path in pathlib.Path("other").glob("checkpoint-*"):
+        shutil.copy(path, "out")
+    with pytest.raises(OptionError, match="--seed: received 0, but the run"):
+        standing("out", config_in("out"))
 
 
 def test_without_a_checkpoint_the_finished_runs_are_kept():
