@@ -306,7 +306,7 @@ def test_only_a_whole_number_is_a_schema(schema, two_methods, tmp_path):
     )
     result = report_on(tmp_path)
     assert result.exit_code == 1
-    assert "results.json is not a results file of keras-si" in result.stderr
+    assert "results.json is damaged: it is not a results file" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
