@@ -33,10 +33,10 @@ def attach(model, tracks, damping, consolidate_every):
     distribution.check_optimizer(model, current)
     with distribution.scope(model):
         si_optimizer = _carrying_on(model, current, tracks)
-    if si_optimizer.configure_consolidation(damping, consolidate_every):
-        backend.retrace(model)
+    changed = si_optimizer.configure_consolidation(damping, consolidate_every)
     if (
-        si_optimizer is current
+        not changed
+        and si_optimizer is current
         and si_optimizer.regularizers.attached()
         and backend.steps_are_wrapped(model, si_optimizer.state)
     ):
@@ -45,6 +45,8 @@ def attach(model, tracks, damping, consolidate_every):
     si_optimizer.regularizers.attach()
     if isinstance(current, SIOptimizer) and current is not si_optimizer:
         current.regularizers.detach()  # of what is no longer tracked
+    # Also where only the consolidation has changed: JAX keeps what it traced
+    # for as long as the step is the same function.
     backend.wrap_steps(
         model, si_optimizer.regularizers.known_penalties, si_optimizer.state
     )
