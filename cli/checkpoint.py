@@ -12,7 +12,6 @@ import os
 import pathlib
 
 from . import files
-from .errors import RunError
 
 SCHEMA = 1
 SLOTS = (0, 1)
@@ -171,14 +170,9 @@ def _read_slot(folder, slot):
         return None
     except OSError as error:
         raise files.DamagedFile(path, error.strerror) from error
-    schema = content.get("schema")
-    if type(schema) is int and schema > SCHEMA:
-        raise RunError(
-            f"{path} has schema {schema}, this keras-si reads {SCHEMA}; "
-            "update keras-si"
-        )
-    if type(schema) is not int or schema != SCHEMA:
-        raise files.DamagedFile(path, "it is no checkpoint")
+    files.check_schema(
+        path, content.get("schema"), SCHEMA, "it is no checkpoint"
+    )
     try:
         checkpoint = Checkpoint(
             content["config"],

@@ -125,6 +125,28 @@ def read_json(path, needs_checksum=True):
     return content
 
 
+def check_schema(path, found, expected, problem):
+    """Refuses a file of a newer keras-si, and one that is none of ours.
+
+    Args:
+        path: The file.
+        found: Its schema, whatever it is.
+        expected: The one that is read.
+        problem: What is wrong if `found` is none.
+
+    Raises:
+        RunError: If it is newer.
+        DamagedFile: If it is not `expected`.
+    """
+    if type(found) is int and found > expected:
+        raise RunError(
+            f"{path} has schema {found}, this keras-si reads {expected}; "
+            "update keras-si"
+        )
+    if type(found) is not int or found != expected:
+        raise DamagedFile(path, problem)
+
+
 def _without_checksum(content):
     if not isinstance(content, dict):
         return content

@@ -38,17 +38,13 @@ def read(path):
             "that `keras-si run` has written"
         ) from error
     schema = record.get("schema")
-    if type(schema) is int and schema > SCHEMA:
-        raise RunError(
-            f"{path} has schema {schema}, this keras-si reads {SCHEMA}; "
-            "update keras-si"
-        )
-    if type(schema) is not int or schema != SCHEMA:
-        raise files.DamagedFile(
-            path,
-            "it is not a results file of keras-si, but has schema "
-            f"{reprlib.repr(schema)}, expected {SCHEMA}",
-        )
+    files.check_schema(
+        path,
+        schema,
+        SCHEMA,
+        "it is not a results file of keras-si, but has schema "
+        f"{reprlib.repr(schema)}, expected {SCHEMA}",
+    )
     try:
         return _from_dict(record)
     except ValueError as error:

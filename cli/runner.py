@@ -52,6 +52,8 @@ def run(config, observer=None, dataset=None, standing=None):
         checkpoints.remove()
     files.write_json(os.path.join(config.output, CONFIG), config.to_dict())
     results.write(config.output)
+    if standing.runs:
+        figures.write_figures(results, config.output)
     if config.deterministic and _on_accelerator():
         tf.config.experimental.enable_op_determinism()
     previous_policy = keras.config.dtype_policy()
@@ -80,7 +82,6 @@ def run(config, observer=None, dataset=None, standing=None):
                     figures.write_figures(results, config.output)
     finally:
         keras.config.set_dtype_policy(previous_policy)
-    figures.write_figures(results, config.output)
     checkpoints.remove()
     observer.finished(results)
     return results
