@@ -142,11 +142,18 @@ class MethodRun:
         self.checkpoints.update(self._records(), Position(task.index + 1))
         self.observer.task_ended(self.run, task.index, evaluated - started)
 
-    def _save(self, position):
-        """Saves the run and all it knows, unless it has diverged."""
+    def _save_epoch(self, position):
+        self._check_weights(position.epoch - 1)
+        self._save(position)
+
+    def _check_weights(self, epoch):
+        """Ends what has diverged: it must be neither saved nor consolidated."""
         # The loss need not show it: ReLU makes 0 of NaN.
         if not all(np.isfinite(w).all() for w in self.model.get_weights()):
-            raise _Diverged(position.epoch - 1)
+            raise _Diverged(epoch)
+
+    def _save(self, position):
+        """Saves the run and all it knows."""
         self.run.train_seconds += time.perf_counter() - self.clock
         self.checkpoints.save(
             self._records(), position, self.model, self._variables()
@@ -205,13 +212,15 @@ class MethodRun:
                 _Batches(self.observer),
                 # Last: SI's own work for the epoch is done then.
                 _EpochSaver(
-                    lambda epoch: self._save(Position(task.index, epoch))
+                    lambda epoch: self._save_epoch(Position(task.index, epoch))
                 ),
             ],
             shuffle=False,  # The pipeline has done it.
             verbose=0,
         )
+        self._check_weights(epochs - 1)
         self.method.end_task(self.model)
+        self.run.record_importance(task.index, self.method.importance())
         self._save(Position(task.index, epochs))
 
     def _evaluate(self, task):

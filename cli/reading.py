@@ -9,7 +9,7 @@ import numpy as np
 
 from . import files
 from .errors import RunError
-from .results import RESULTS, SCHEMA, Results, Run
+from .results import IMPORTANCE, RESULTS, SCHEMA, Results, Run
 
 KEYS = {
     "schema",
@@ -89,6 +89,15 @@ def read_run(record):
     )
     if "failed" in record:
         run.failed = _item(record, "failed", str)
+    if "importance" in record:  # Not of every method, and not always.
+        importance = _item(record, "importance", dict)
+        run.importance = {
+            path: {
+                name: _importances(_item(of, name, list), len(run.accuracy))
+                for name in IMPORTANCE
+            }
+            for path, of in importance.items()
+        }
     if len(run.untrained) != len(run.accuracy):
         raise ValueError(
             f"its 'untrained_accuracy' holds {len(run.untrained)} numbers, "
@@ -114,12 +123,30 @@ def _item(record, name, kind):
 
 def _seconds(record, name):
     value = record.get(name)
-    if type(value) not in (int, float) or not 0 <= value <= LARGEST:
+    if not _is_number_to(LARGEST, value):
         raise ValueError(
             f"its seconds to {name!r} are {reprlib.repr(value)}, expected a "
             "finite number of 0 or more"
         )
     return float(value)
+
+
+def _importances(values, tasks):
+    if len(values) != tasks:
+        raise ValueError(
+            f"its 'importance' holds {len(values)} numbers, for {tasks} tasks"
+        )
+    for value in values:
+        if value is not None and not _is_number_to(LARGEST, value):
+            raise ValueError(
+                f"an importance is {reprlib.repr(value)}, expected a finite "
+                "number of 0 or more, or null"
+            )
+    return np.array([math.nan if v is None else float(v) for v in values])
+
+
+def _is_number_to(largest, value):
+    return type(value) in (int, float) and 0 <= value <= largest
 
 
 def _matrix(rows):
@@ -142,7 +169,7 @@ def _accuracies(row):
 def _accuracy(value):
     if value is None:
         return math.nan
-    if type(value) not in (int, float) or not 0 <= value <= 1:
+    if not _is_number_to(1, value):
         raise ValueError(
             f"an accuracy is {reprlib.repr(value)}, expected a number from 0 "
             "to 1, or null"

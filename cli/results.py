@@ -19,6 +19,8 @@ MEASURES = (
     "forward_transfer",
     "forgetting",
 )
+# What is kept of the importance of each variable.
+IMPORTANCE = ("mean", "max")
 
 
 @dataclasses.dataclass
@@ -29,6 +31,10 @@ class Run:
     NaN where it was not measured, or has not been yet. `untrained[j]` is that
     of the untrained net on task j, likewise. `failed` says why a run was given
     up, if it was.
+
+    `importance[path]` holds, of the variable of that path, the `mean` and the
+    `max` of its importance (Omega) after each task: arrays of a number a task,
+    NaN where it was not recorded. It is empty for methods that have none.
     """
 
     method: str
@@ -38,6 +44,7 @@ class Run:
     evaluate_seconds: float = 0.0
     untrained: np.ndarray | None = None
     failed: str | None = None
+    importance: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.untrained is None:
@@ -97,8 +104,32 @@ class Run:
     def _when_complete(self, metric, *args):
         return metric(self.accuracy, *args) if self.is_complete else math.nan
 
+    def record_importance(self, task, arrays):
+        """Keeps mean and maximum of the importance after a task.
+
+        Args:
+            task: Its index.
+            arrays: The importance of each variable, by its path.
+        """
+        for path, array in arrays.items():
+            record = self.importance.setdefault(
+                path,
+                {n: np.full(len(self.accuracy), np.nan) for n in IMPORTANCE},
+            )
+            # In float64: a sum of many small numbers.
+            for name, value in (
+                ("mean", array.mean(dtype="float64")),
+                ("max", array.max()),
+            ):
+                # JSON has no infinity.
+                record[name][task] = value if np.isfinite(value) else np.nan
+
     def to_dict(self):
         failed = {} if self.failed is None else {"failed": self.failed}
+        importance = {
+            path: {name: values.tolist() for name, values in record.items()}
+            for path, record in self.importance.items()
+        }
         return {
             "method": self.method,
             "seed": self.seed,
@@ -114,6 +145,7 @@ class Run:
                 "train": self.train_seconds,
                 "evaluate": self.evaluate_seconds,
             },
+            **({"importance": importance} if importance else {}),
         }
 
 

@@ -68,7 +68,11 @@ def config_in(folder, **given):
 
 
 def accuracies(results):
-    return [(r.method, r.seed, r.accuracy.tolist()) for r in results.runs]
+    """And importances, which a run must keep likewise."""
+    return [
+        (r.method, r.seed, r.accuracy.tolist(), r.to_dict().get("importance"))
+        for r in results.runs
+    ]
 
 
 class StopAt(Observer):
@@ -88,6 +92,8 @@ class StopAt(Observer):
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(knowledge):
     undisturbed = runner.run(config_in("whole"))
     expected = dict(knowledge)
+    si, naive = accuracies(undisturbed)
+    assert "null" not in json.dumps(si[3]) and naive[3] is None
     for batch in (5, 15, 30, 41, 95):
         knowledge.clear()
         config = config_in(f"out{batch}")

@@ -1,6 +1,7 @@
 """A whole run, on a few hundred images, and the loop behind it."""
 
 import json
+import math
 import os
 import pathlib
 import types
@@ -323,6 +324,77 @@ def test_report_compares_the_runs(monkeypatch):
         final = results["runs"][0]["final_average_accuracy"]
         assert row.split()[:3] == [seed, "naive", f"{100 * final:.2f}"]
     assert "0: plain training" in pathlib.Path("both.svg").read_text()
+
+
+def test_importance_is_recorded_and_changes_nothing(monkeypatch):
+    seen = []
+    evaluate = method_run.MethodRun._evaluate
+
+    def spy(self, task):
+        optimizer = self.model.optimizer
+        seen.append(
+            {
+                variable.path: np.array(importance)
+                for variable, importance in zip(
+                    optimizer.state.variables,
+                    optimizer.state.importances,
+                    strict=True,
+                )
+            }
+        )
+        evaluate(self, task)
+
+    given = make_config(methods=("si",))
+    monkeypatch.setattr(methods.METHODS["si"], "importance", lambda self: {})
+    (without,) = runner.run(given).runs
+    assert without.importance == {}
+    monkeypatch.undo()
+    monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
+    monkeypatch.setattr(method_run.MethodRun, "_evaluate", spy)
+    (run,) = runner.run(given).runs
+    np.testing.assert_array_equal(run.accuracy, without.accuracy)
+    np.testing.assert_array_equal(run.untrained, without.untrained)
+    # What the optimizer holds after each of the two tasks.
+    assert len(seen) == 2
+    assert sorted(run.importance) == [
+        *("dense_net/hidden_0/bias", "dense_net/hidden_0/kernel"),
+        *("dense_net/logits/bias", "dense_net/logits/kernel"),
+    ]
+    for task, arrays in enumerate(seen):
+        assert arrays.keys() == run.importance.keys()
+        for path, array in arrays.items():
+            record = run.importance[path]
+            # Summed by Python, exactly.
+            mean = math.fsum(array.ravel().tolist()) / array.size
+            assert record["mean"][task] == pytest.approx(mean, rel=1e-12)
+            assert record["max"][task] == array.max() > 0
+    # They grow: the first task's was consolidated when it was recorded.
+    kernel = run.importance["dense_net/hidden_0/kernel"]["mean"]
+    assert 0 < kernel[0] < kernel[1]
+
+
+def test_what_has_diverged_is_not_consolidated(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        methods.METHODS["si"], "importance", lambda self: asked.append(1)
+    )
+
+    class Breaking(Observer):
+        def batch_ended(self, epoch, logs):
+            weights[0].assign(weights[0] * np.nan)
+
+    original = method_run.MethodRun._new_model
+    weights = []
+
+    def remember(self):
+        model = original(self)
+        weights[:] = model.trainable_variables
+        return model
+
+    monkeypatch.setattr(method_run.MethodRun, "_new_model", remember)
+    results = runner.run(make_config(methods=("si",)), Breaking())
+    assert "turned NaN or infinite in task 1, epoch 1" in results.runs[0].failed
+    assert asked == []
 
 
 def test_an_interrupted_run_says_how_to_go_on(monkeypatch):

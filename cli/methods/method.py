@@ -47,3 +47,11 @@ class Method:
 
     def end_task(self, model):
         """Hears that a task has been learned."""
+
+    def importance(self):
+        """Returns how much each weight matters to the tasks so far.
+
+        A dict of `variable.path` to an array, as it is after the task that
+        has just been learned; empty if the method has no such thing.
+        """
+        return {}

@@ -21,3 +21,6 @@ class SynapticIntelligence(Method):
 
     def callbacks(self):
         return [self._callback]
+
+    def importance(self):
+        return self._callback.get_importance()
