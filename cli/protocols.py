@@ -1,21 +1,32 @@
 """What a run did, apart from the methods: are two results comparable?"""
 
+from .methods import METHODS
 from .presets import BENCHMARKS
 
-# What makes the protocol, and what was done before it could be chosen.
-PROTOCOL = {
+# What was done before it could be chosen.
+BEFORE = {
     "scenario": "domain",
-    "dataset": None,
-    "tasks": None,
-    "epochs": None,
     "steps": None,
-    "batch_size": None,
-    "hidden": None,
-    "learning_rate": None,
     "reset_optimizer": False,
     "output_weights": "glorot",
     "precision": "float32",
 }
+# What makes the protocol.
+PROTOCOL = (
+    "scenario",
+    "dataset",
+    "tasks",
+    "epochs",
+    "steps",
+    "batch_size",
+    "hidden",
+    "learning_rate",
+    "reset_optimizer",
+    "output_weights",
+    "precision",
+)
+# What a method is given to work with.
+SETTINGS = ("strength", "damping")
 
 
 def title(results):
@@ -43,20 +54,52 @@ def differences(labelled):
         Pairs of an option and a dict, which gives the labels for each of
         its values. Empty if all have one protocol.
     """
+    return _differences((name, labelled) for name in ("benchmark", *PROTOCOL))
+
+
+def different_settings(labelled):
+    """Returns in what the settings of their methods differ.
+
+    Only results with a method that uses a setting have it. Arguments and
+    what is returned are those of `differences`.
+    """
+    return _differences(
+        (
+            name,
+            [
+                (label, results)
+                for label, results in labelled
+                if _uses(results, name)
+            ],
+        )
+        for name in SETTINGS
+    )
+
+
+def _uses(results, setting):
+    # A method that is not known here may use it.
+    return any(
+        method not in METHODS or setting in METHODS[method].uses
+        for method in results.methods
+    )
+
+
+def _differences(named):
     found = []
-    for name in ("benchmark", *PROTOCOL):
+    for name, labelled in named:
         labels = {}
         for label, results in labelled:
-            labels.setdefault(_value(results, name), []).append(label)
+            labels.setdefault(value(results, name), []).append(label)
         if len(labels) > 1:
             found.append((name.replace("_", " "), labels))
     return found
 
 
-def _value(results, name):
+def value(results, name):
+    """Returns an option of results as text, or their benchmark."""
     if name == "benchmark":
         return results.benchmark
-    value = results.config.get(name, PROTOCOL[name])
+    value = results.config.get(name, BEFORE.get(name))
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return "-" if value is None else str(value)

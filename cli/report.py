@@ -6,11 +6,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from .protocols import differences, title
+from .protocols import differences, different_settings, title
 from .results import MEASURES, curve
 
 COLUMNS = ("average\naccuracy", "backward\ntransfer", "forward\ntransfer")
 ERRORS = "± is one standard error of the mean over the seeds"
+PROTOCOLS_DIFFER = (
+    "The protocols differ: the numbers compare more than methods."
+)
+SETTINGS_DIFFER = "The settings of the methods differ."
 
 
 def accuracy_table(results):
@@ -99,14 +103,15 @@ def comparison_notes(labelled):
         for method in results.methods
     ):
         lines.append(ERRORS)
-    different = differences(labelled)
-    if different:
-        lines.append(
-            "The protocols differ: the numbers compare more than methods."
-        )
-    for name, values in different:
-        told = (f"{v} in {', '.join(names)}" for v, names in values.items())
-        lines.append(f"  {name}: {'; '.join(told)}")
+    for different, heading in (
+        (differences(labelled), PROTOCOLS_DIFFER),
+        (different_settings(labelled), SETTINGS_DIFFER),
+    ):
+        if different:
+            lines.append(heading)
+        for name, values in different:
+            told = (f"{v} in {', '.join(names)}" for v, names in values.items())
+            lines.append(f"  {name}: {'; '.join(told)}")
     return lines
 
 

@@ -1,7 +1,9 @@
 """Runs side by side: figures, measures, and what makes them comparable."""
 
+import json
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +91,44 @@ def test_damaged_accuracies_of_the_untrained_net(untrained, problem, tmp_path):
         reading.read(tmp_path)
 
 
+def test_importance_by_hand(tmp_path):
+    """Mean and maximum of 1, 2, 3 and 6; what is infinite is left out."""
+    run = make_run()
+    run.record_importance(0, {"a/kernel": np.array([[1, 2], [3, 6]], "f4")})
+    run.record_importance(1, {"a/kernel": np.array([np.inf, 1], "f4")})
+    expected = {"a/kernel": {"mean": [3.0, None], "max": [6.0, None]}}
+    made = make_results(run)
+    made.write(tmp_path)
+    written = json.loads((tmp_path / "results.json").read_text())["runs"][0]
+    assert written["importance"] == expected
+    back = reading.read(tmp_path).runs[0]
+    assert files.as_json(back.to_dict())["importance"] == expected
+    # Not of every method, and not in files of before.
+    assert "importance" not in make_run().to_dict()
+
+
+@pytest.mark.parametrize(
+    "importance, problem",
+    [
+        ([], "its 'importance' is [], not an object"),
+        ({"a": 3}, "it has no 'mean'"),
+        ({"a": {"mean": [1, 2]}}, "it has no 'max'"),
+        ({"a": {"mean": [1, 2], "max": 3}}, "its 'max' is 3, not a list"),
+        ({"a": {"mean": [1], "max": [1]}}, "holds 1 numbers, for 2 tasks"),
+        ({"a": {"mean": [1, -1]}}, "an importance is -1, expected a finite"),
+        ({"a": {"mean": [1, True]}}, "an importance is True"),
+        ({"a": {"mean": [1, "2"]}}, "an importance is '2'"),
+        ({"a": {"mean": [1, 10**400]}}, "an importance is 1000"),
+    ],
+)
+def test_damaged_importance_is_refused(importance, problem, tmp_path):
+    record = make_results(make_run()).to_dict()
+    record["runs"][0]["importance"] = importance
+    files.write_json(tmp_path / "results.json", record)
+    with pytest.raises(RunError, match=re.escape(problem)):
+        reading.read(tmp_path)
+
+
 def test_a_seed_on_its_way_is_left_out_of_the_curve():
     mean, error, many = results.curve([[0.9, 0.8], [0.7, NAN]])
     np.testing.assert_allclose(mean, [0.8, 0.8])
@@ -142,7 +182,24 @@ def test_the_figure_of_the_tasks_takes_any_number(tasks, shape, monkeypatch):
 def test_runs_of_one_protocol_differ_in_nothing():
     one = make_results(make_run(), strength=1.0, seed=0, preset="paper")
     other = make_results(make_run(), strength=9.0, seed=7, preset="quick")
-    assert protocols.differences([("a", one), ("b", other)]) == []
+    labelled = [("a", one), ("b", other)]
+    assert protocols.differences(labelled) == []
+    # Settings are another thing.
+    assert protocols.different_settings(labelled) == [
+        ("strength", {"1.0": ["a"], "9.0": ["b"]})
+    ]
+
+
+def test_settings_are_of_those_who_use_them():
+    naive = make_results(make_run(method="naive"), strength=1.0, damping=1.0)
+    l2 = make_results(make_run(method="l2"), strength=2.0, damping=2.0)
+    si = make_results(make_run(), strength=2.0, damping=3.0)
+    new = make_results(make_run(method="new"), strength=2.0, damping=4.0)
+    labelled = [("naive", naive), ("l2", l2), ("si", si)]
+    assert protocols.different_settings(labelled) == []
+    assert protocols.different_settings([*labelled, ("new", new)]) == [
+        ("damping", {"3.0": ["si"], "4.0": ["new"]})
+    ]
 
 
 def test_old_results_have_the_protocol_there_was_then():
@@ -169,6 +226,7 @@ def test_what_differs_is_said_in_table_and_figure():
         ("a", make_results(make_run(), hidden=[9, 9])),
         ("b", make_results(make_run(), hidden=[9, 9], epochs=1)),
         ("c", make_results(make_run(), hidden=[9], scenario="class")),
+        ("d", make_results(make_run(), hidden=[9, 9], damping=0.1)),
     ):
         os.mkdir(folder)
         made.write(folder)
@@ -182,6 +240,11 @@ def test_what_differs_is_said_in_table_and_figure():
         "  scenario: task in a, b; class in c",
         "  epochs: 10 in a, c; 1 in b",
         "  hidden: 9,9 in a, b; 9 in c",
+    ]
+    assert "settings" not in result.stdout
+    assert report("a", "d").stdout.splitlines()[-2:] == [
+        "The settings of the methods differ.",
+        "  damping: - in a; 0.1 in d",
     ]
     figure = pathlib.Path("all.svg").read_text()
     assert "protocols differ: scenario, epochs, hidden" in figure
