@@ -35,7 +35,10 @@ setup(
     packages=["keras_si", "keras_si_cli", "keras_si_cli.methods"],
     package_dir={"keras_si_cli": "cli"},
     package_data={
-        "keras_si_cli": ["datasets/*", "datasets/*/*", "datasets/*/*/*"]
+        "keras_si_cli": [
+            "page.css",
+            *("datasets/*", "datasets/*/*", "datasets/*/*/*"),
+        ]
     },
     install_requires=[
         "click>=8.1",

@@ -162,10 +162,17 @@ def _labels(runs):
     return [os.path.relpath(path, shared) for path in paths]
 
 
-def report(runs, output, overwrite):
-    """Compares runs; draws them into the file `output`, if it is given."""
-    if output is not None:
-        output_module.check_figure(output, overwrite)
+def report(runs, output, html, overwrite):
+    """Compares runs; draws them into `output`, and into the page `html`.
+
+    Both are files, and left out if they are not given.
+    """
+    for option, path, endings in (
+        ("--output", output, output_module.FIGURES),
+        ("--html", html, output_module.PAGES),
+    ):
+        if path is not None:
+            output_module.check_file(option, path, endings, overwrite)
     for run in runs:
         if not os.path.exists(run):
             raise OptionError(
@@ -179,7 +186,8 @@ def report(runs, output, overwrite):
     from rich.console import Console
     from rich.text import Text
 
-    from . import figures, reading
+    from . import figures, files, reading
+    from . import page as page_module
     from . import report as report_module
 
     found = [reading.read(folder) for folder in runs]
@@ -191,3 +199,6 @@ def report(runs, output, overwrite):
     if output is not None:
         figures.write_figure(labelled, output)
         print(f"figure: {output}")
+    if html is not None:
+        files.write_atomically(html, page_module.page(labelled).encode())
+        print(f"page: {html}")

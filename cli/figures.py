@@ -1,10 +1,13 @@
 """Results -> figures."""
 
 import io
+import itertools
 import pathlib
+import textwrap
 
 import numpy as np
-from matplotlib import rc_context
+from cycler import cycler
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -23,8 +26,13 @@ STYLE = {
     # Names are shown as they are, $ included.
     "text.parse_math": False,
     "font.size": 11,
+    "axes.prop_cycle": rcParamsDefault["axes.prop_cycle"]
+    * cycler(marker=["o"]),
 }
+TASK_STYLE = {**STYLE, "font.size": 9}
 MOST_COLUMNS = 5
+# Characters of a heading that fit over the figure of averages.
+LINE = 60
 # Of the longest name in a legend, in inches.
 NAME_WIDTH = 2.6
 
@@ -44,50 +52,65 @@ def remove_figures(folder):
 
 
 def write_figure(labelled, path):
+    """Writes the figure of `average_figure`.
+
+    Args:
+        labelled: As there.
+        path: The file; its ending, .png or .svg, decides the format.
+    """
+    with rc_context(STYLE):
+        _save(average_figure(labelled), path)
+
+
+def write_task_figure(results, path):
+    """Writes the figure of `task_figure`, as `write_figure` does."""
+    with rc_context(TASK_STYLE):
+        _save(task_figure(results), path)
+
+
+def average_figure(labelled):
     """Draws average accuracy over the number of tasks, a line a method.
 
     With several seeds the line is their mean, and a band shows plus and
-    minus one standard error. If protocols differ, the figure says so.
+    minus one standard error. If protocols differ, the figure says so. The
+    style is that of the caller, from `STYLE`.
 
     Args:
         labelled: Pairs of a label and its `Results`; the label is shown
             before the method where there are several.
-        path: The file; its ending, .png or .svg, decides the format.
     """
-    with rc_context(STYLE):
-        names_below = sum(len(r.methods) for _, r in labelled)
-        names_below *= len(labelled) > 1
-        figure = Figure(
-            figsize=(7, 4.2 + 0.22 * names_below), layout="constrained"
-        )
-        axes = figure.add_subplot()
-        for label, results in labelled:
-            for method in results.methods:
-                name = _name(method)
-                name = f"{label}: {name}" if label else name
-                _draw(axes, name, *_average(results, method))
-        titles = dict.fromkeys(title(results) for _, results in labelled)
-        heading = ", ".join(titles)
-        if differences(labelled):
-            names = ", ".join(name for name, _ in differences(labelled))
-            heading += f"\nprotocols differ: {names}"
-        axes.set_title(heading)
-        axes.set_xlabel("number of tasks learned")
-        axes.set_ylabel("average accuracy on the tasks learned")
-        _format(axes)
-        if len(labelled) > 1:
-            # Below: names of folders are long, and would cover the lines.
-            figure.legend(loc="outside lower center", frameon=False)
-        elif axes.lines:
-            axes.legend(frameon=False)
-        _save(figure, path)
+    names_below = sum(len(r.methods) for _, r in labelled)
+    names_below *= len(labelled) > 1
+    figure = Figure(figsize=(7, 4.2 + 0.22 * names_below), layout="constrained")
+    axes = figure.add_subplot()
+    for label, results in labelled:
+        for method in results.methods:
+            name = method_name(method)
+            name = f"{label}: {name}" if label else name
+            _draw(axes, name, *_average(results, method))
+    titles = dict.fromkeys(title(results) for _, results in labelled)
+    heading = ", ".join(titles)
+    if differences(labelled):
+        names = ", ".join(name for name, _ in differences(labelled))
+        heading += f"\nprotocols differ: {names}"
+    lines = (textwrap.wrap(line, LINE) for line in heading.split("\n"))
+    axes.set_title("\n".join(itertools.chain(*lines)))
+    axes.set_xlabel("number of tasks learned")
+    axes.set_ylabel("average accuracy on the tasks learned")
+    _format(axes)
+    if len(labelled) > 1:
+        # Below: names of folders are long, and would cover the lines.
+        figure.legend(loc="outside lower center", frameon=False)
+    elif axes.lines:
+        axes.legend(frameon=False)
+    return figure
 
 
-def write_task_figure(results, path):
+def task_figure(results):
     """Draws the accuracy on each task over the tasks learned since.
 
     One small figure for each task, from where it is learned to the end; lines
-    and bands as in `write_figure`.
+    and bands as in `average_figure`. The style is from `TASK_STYLE`.
     """
     count = max((len(run.accuracy) for run in results.runs), default=1)
     rows = -(-count // MOST_COLUMNS)
@@ -96,39 +119,39 @@ def write_task_figure(results, path):
     # As many names in a row as it is wide enough for.
     names_per_row = max(1, int(width // NAME_WIDTH))
     name_rows = -(-len(results.methods) // names_per_row)
-    with rc_context({**STYLE, "font.size": 9}):
-        figure = Figure(
-            figsize=(width, 0.9 + 1.7 * rows + 0.2 * name_rows),
-            layout="constrained",
+    figure = Figure(
+        figsize=(width, 0.9 + 1.7 * rows + 0.2 * name_rows),
+        layout="constrained",
+    )
+    grid = figure.subplots(
+        rows, columns, sharex=True, sharey=True, squeeze=False
+    )
+    for task, axes in enumerate(grid.flat):
+        if task >= count:
+            axes.set_visible(False)
+            continue
+        for method in results.methods:
+            _draw(axes, method_name(method), *_of_task(results, method, task))
+        axes.set_title(f"task {task + 1}", fontsize=9)
+    _format(*grid.flat[:count])
+    figure.suptitle(title(results))
+    for axes in grid[-1]:
+        axes.set_xlabel("tasks learned")
+    figure.supylabel("accuracy on the task")
+    handles, names = grid.flat[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=names_per_row,
+            frameon=False,
         )
-        grid = figure.subplots(
-            rows, columns, sharex=True, sharey=True, squeeze=False
-        )
-        for task, axes in enumerate(grid.flat):
-            if task >= count:
-                axes.set_visible(False)
-                continue
-            for method in results.methods:
-                _draw(axes, _name(method), *_of_task(results, method, task))
-            axes.set_title(f"task {task + 1}", fontsize=9)
-        _format(*grid.flat[:count])
-        figure.suptitle(title(results))
-        for axes in grid[-1]:
-            axes.set_xlabel("tasks learned")
-        figure.supylabel("accuracy on the task")
-        handles, names = grid.flat[0].get_legend_handles_labels()
-        if handles:
-            figure.legend(
-                handles,
-                names,
-                loc="outside lower center",
-                ncols=names_per_row,
-                frameon=False,
-            )
-        _save(figure, path)
+    return figure
 
 
-def _name(method):
+def method_name(method):
+    """Returns what a method is called where there is room for it."""
     known = METHODS.get(method)
     return known.label if known and known.label else method
 
@@ -147,7 +170,7 @@ def _of_task(results, method, task):
 
 def _draw(axes, name, mean, error, many):
     tasks = np.arange(1, len(mean) + 1)
-    (line,) = axes.plot(tasks, mean, marker="o", markersize=4, label=name)
+    (line,) = axes.plot(tasks, mean, markersize=4, label=name)
     if many:
         axes.fill_between(
             tasks,

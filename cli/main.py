@@ -157,11 +157,22 @@ def resume(folder):
     metavar="FILE",
     help="Also draw the runs into one figure, .png or .svg.",
 )
+@click.option(
+    "--html",
+    metavar="FILE",
+    help="Also write all there is to see of the runs into one page, "
+    "which needs no network.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @_one_line_errors
-def report(runs, output, overwrite):
-    """Compare finished runs: a table, and a figure with --output."""
-    commands.report(runs, output, overwrite)
+def report(runs, output, html, overwrite):
+    """Compare finished runs: a table; with options, a figure and a page.
+
+    \b
+    For example:
+      keras-si report runs/* --html report.html
+    """
+    commands.report(runs, output, html, overwrite)
 
 
 @main.command("list")

@@ -4,16 +4,20 @@ import contextlib
 import datetime
 import os
 import pathlib
+import re
 
 from .errors import OptionError
 from .lock import LOCK, lock
 
 CONFIG = "config.json"
+FIGURES = (".png", ".svg")
+PAGES = (".html", ".htm")
+DATE = "%Y%m%d-%H%M%S"
 
 
 def default_folder(benchmark):
     """Returns a new name in `runs`, from the date and the time."""
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    now = datetime.datetime.now().strftime(DATE)
     return os.path.join("runs", f"{benchmark}-{now}")
 
 
@@ -69,20 +73,35 @@ def _refuse_contents(path):
     )
 
 
-def check_figure(path, overwrite):
-    """Refuses a figure that could not be written, or would be lost."""
+def date_of(folder):
+    """Returns the date in a name that `default_folder` gave, or `None`."""
+    found = re.search(r"-(\d{8}-\d{6})$", folder)
+    try:
+        return found and datetime.datetime.strptime(found[1], DATE)
+    except ValueError:
+        return None
+
+
+def check_file(option, path, endings, overwrite):
+    """Refuses a file that could not be written, or would be lost.
+
+    Args:
+        option: The one that names it.
+        path: The file.
+        endings: Those that its name may have.
+        overwrite: Whether it may be replaced.
+    """
     if not str(path).strip():
-        raise OptionError("--output", "received an empty name")
+        raise OptionError(option, "received an empty name")
     path = pathlib.Path(path)
-    if path.suffix not in (".png", ".svg"):
+    if path.suffix not in endings:
         raise OptionError(
-            "--output", f"received {path}, expected a name in .png or .svg"
+            option,
+            f"received {path}, expected a name in {' or '.join(endings)}",
         )
     if not path.parent.is_dir():
         raise OptionError(
-            "--output", f"there is no folder {path.parent}; make it first"
+            option, f"there is no folder {path.parent}; make it first"
         )
     if path.exists() and not overwrite:
-        raise OptionError(
-            "--output", f"{path} exists; replace it with --overwrite"
-        )
+        raise OptionError(option, f"{path} exists; replace it with --overwrite")

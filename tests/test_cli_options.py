@@ -352,12 +352,14 @@ def test_a_figure_that_cannot_be_written_is_refused(cli, name, expected):
     assert expected in result.stderr
     assert pathlib.Path("taken.png").read_text() == "mine"
     with pytest.raises(OptionError, match="--output"):
-        output.check_figure(name, overwrite=False)
+        output.check_file("--output", name, output.FIGURES, overwrite=False)
 
 
 def test_an_existing_figure_may_be_replaced_when_asked(tmp_path):
     (tmp_path / "taken.png").write_text("mine")
-    output.check_figure(tmp_path / "taken.png", overwrite=True)
+    output.check_file(
+        "--output", tmp_path / "taken.png", output.FIGURES, overwrite=True
+    )
 
 
 def test_list_names_everything_with_its_source(cli):

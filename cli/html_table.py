@@ -1,0 +1,127 @@
+"""Tables of a page: they scroll in a frame of their own, and fit on paper."""
+
+import dataclasses
+import re
+
+from .markup import Markup, element, join
+
+# Longer ones, as those of paths, may be broken, after a mark if there is one.
+LONGEST_WORD = 16
+PART = re.compile(
+    rf"[^/_.=-]{{0,{LONGEST_WORD - 1}}}[/_.=-]|[^/_.=-]{{1,{LONGEST_WORD}}}"
+)
+# The classes of cells that begin at the left.
+TEXTS = ("text", "path")
+
+
+@dataclasses.dataclass
+class Cell:
+    """A cell that is not plain text.
+
+    Args:
+        text: What it says.
+        header: Whether it is what the row is about.
+        kind: Its class in the style sheet.
+        bar: How long the bar below the text is, from 0 to 1, or `None`.
+    """
+
+    text: str
+    header: bool = False
+    kind: str | None = None
+    bar: float | None = None
+
+
+def table(name, caption, columns, rows):
+    """Returns a table, as `Markup`.
+
+    Args:
+        name: An id, of its own in the page.
+        caption: Text, or `Markup`.
+        columns: The headings of the columns.
+        rows: A list of `Cell` and text for each row.
+    """
+    rows = [[_cell(cell) for cell in row] for row in rows]
+    head = element(
+        "tr",
+        *(
+            element(
+                "th",
+                _breakable(heading),
+                scope="col",
+                class_=_kind(rows, place),
+            )
+            for place, heading in enumerate(columns)
+        ),
+    )
+    body = [element("tr", *map(_element, row)) for row in rows]
+    return element(
+        "div",
+        element(
+            "table",
+            element("caption", element("span", caption), id=name),
+            element("thead", head),
+            element("tbody", *body),
+            style=f"--characters: {_characters(columns, rows)}",
+        ),
+        class_="scroll",
+        role="region",
+        # So that it can be scrolled with keys.
+        tabindex="0",
+        aria_labelledby=name,
+    )
+
+
+def _kind(rows, place):
+    """Returns the class of a heading: that of text, if it is over text."""
+    kinds = {row[place].kind for row in rows if row[place].kind in TEXTS}
+    return "text" if kinds else None
+
+
+def _cell(cell):
+    return cell if isinstance(cell, Cell) else Cell(cell)
+
+
+def _element(cell):
+    classes = [cell.kind] if cell.kind else []
+    style = None
+    if cell.bar is not None:
+        classes.append("bar")
+        style = f"--bar: {100 * cell.bar:.1f}%"
+    return element(
+        "th" if cell.header else "td",
+        _breakable(cell.text),
+        scope="row" if cell.header else None,
+        class_=" ".join(classes) or None,
+        style=style,
+    )
+
+
+def _characters(columns, rows):
+    """Returns how many characters stand in a row, for the size on paper."""
+    widths = [
+        max(
+            [_longest_word(heading)]
+            + [
+                _longest_word(row[place].text)
+                if row[place].kind in TEXTS
+                else len(row[place].text)
+                for row in rows
+            ]
+        )
+        for place, heading in enumerate(columns)
+    ]
+    return sum(widths) + 2 * len(widths)
+
+
+def _longest_word(text):
+    return min(LONGEST_WORD, max(map(len, text.split()), default=0))
+
+
+def _breakable(text):
+    """Returns text whose long words have places to break, as `Markup`."""
+    made = []
+    for part in re.split(r"(\s+)", text):
+        parts = PART.findall(part) if len(part) > LONGEST_WORD else [part]
+        for place, piece in enumerate(parts):
+            made += [Markup("<wbr>"), piece] if place else [piece]
+    return join(*made)

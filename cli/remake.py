@@ -1,0 +1,85 @@
+"""The command that makes a run again."""
+
+import shlex
+
+from .config import RunConfig, resolve
+from .errors import OptionError
+from .methods import METHODS
+from .presets import BENCHMARKS
+from .protocols import BEFORE
+
+# What the commands take if it is not given.
+DEFAULTS = {"seed": 0, "seeds": 1, "precision": "float32", "jit": "auto"}
+METHODS_RUN = ("si", "naive")
+METHODS_TUNED = ("si",)
+# They are named anyway; and where a run is written changes nothing in it.
+LEFT_OUT = ("benchmark", "preset", "output")
+
+
+def command(results):
+    """Returns the command that makes a run again, or `None`.
+
+    It names the preset, and what differs from it, but no folder. `None` if
+    the configuration is not one that this keras-si could run.
+
+    Args:
+        results: The `Results` of the run, or of a point of a search.
+    """
+    given = {**BEFORE, **results.config, "output": "DIR"}
+    try:
+        config = RunConfig.from_dict(given)
+        # The folder of a point of a search was nobody's.
+        tuned = results.config.get("output") == ""
+        parts = ["keras-si", "tune" if tuned else "run", config.benchmark]
+        parts += ["--preset", config.preset]
+        defaults = _defaults(config, METHODS_TUNED if tuned else METHODS_RUN)
+    except (OptionError, AttributeError, TypeError, ValueError):
+        return None  # Anything may be in the configuration.
+    for name, value in config.to_dict().items():
+        if name not in LEFT_OUT and value != defaults[name]:
+            if not _means_nothing(name, config):
+                parts += _option(name, value)
+    return shlex.join(parts)
+
+
+def _defaults(config, methods):
+    """Returns what each option is if it is not given."""
+    benchmark = BENCHMARKS[config.benchmark]
+    chosen = resolve(
+        config.benchmark,
+        config.preset,
+        {
+            **DEFAULTS,
+            "output": "DIR",
+            "methods": methods,
+            # Other values follow from these.
+            "scenario": config.scenario,
+            "dataset": config.dataset,
+        },
+    )
+    return {
+        **chosen.to_dict(),
+        "scenario": benchmark.scenarios[0],
+        "dataset": benchmark.dataset,
+    }
+
+
+def _means_nothing(name, config):
+    """Whether an option would be refused: none of the methods has it."""
+    users = [m for m in METHODS if name in METHODS[m].uses]
+    return bool(users) and not {*users} & {*config.methods}
+
+
+def _option(name, value):
+    option = "--" + name.replace("_", "-")
+    if value is None:
+        return []  # The other one of --epochs and --steps is given.
+    if name == "methods":
+        return [part for method in value for part in ("--method", method)]
+    if name == "reset_optimizer" and not value:
+        return ["--keep-optimizer"]
+    if isinstance(value, bool):
+        return [option if value else f"--no-{option[2:]}"]
+    if isinstance(value, tuple):
+        return [option, ",".join(map(str, value))]
+    return [option, str(value)]
