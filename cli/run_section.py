@@ -115,7 +115,7 @@ def content(name, results, scale):
             _pairs(
                 f"{name}-versions",
                 "Versions and device",
-                "of",
+                "part",
                 {**results.versions, "device": results.device},
             ),
             class_="side",
@@ -286,6 +286,6 @@ def _command(results):
             "is no command to give.",
         )
         return
-    yield element("pre", element("code", command), tabindex="0")
+    yield element("pre", element("code", command))
     version = results.versions.get("keras_si", "-")
     yield element("p", f"It was made with keras-si {version}.")

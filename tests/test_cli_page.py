@@ -12,7 +12,15 @@ import subprocess
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import files, main, page, results, startup
+from keras_si_cli import (
+    files,
+    main,
+    markup,
+    page,
+    results,
+    run_section,
+    startup,
+)
 
 NAN = np.nan
 # What would be run, loaded or shown as something else, were it not escaped.
@@ -53,6 +61,10 @@ def make_results(*runs, benchmark="smnist", versions=None, **config):
     return results.Results(benchmark, versions, "CPU", config, [*runs])
 
 
+# A name without a place to break it.
+LONG = "x" * 300
+
+
 @pytest.fixture(scope="module")
 def two_seeds():
     """SI with importances, and plain training; one run was given up."""
@@ -75,6 +87,7 @@ def attacked():
     return make_results(
         run,
         benchmark=NAME,
+        output=LONG,
         versions={NAME: NAME},
         **{"dataset": NAME, "scenario": NAME, NAME: [NAME, {NAME: NAME}]},
         preset=NAME,
@@ -159,6 +172,16 @@ def table(parsed, name):
         if each.all("caption")[0].attributes["id"] == name
     )
     return found
+
+
+def test_text_is_escaped_and_elements_are_not():
+    inner = markup.element("b", "<&>\"'\x0b\ud800")
+    made = markup.element("p", inner, class_="\"'<&>", data_x=3, id=None)
+    assert made == (
+        '<p class="&quot;&#x27;&lt;&amp;&gt;" data-x="3">'
+        "<b>&lt;&amp;&gt;&quot;&#x27;\ufffd\ufffd</b></p>"
+    )
+    assert markup.join("<", inner).startswith("&lt;<b>")
 
 
 def test_the_headings_are_in_order(parsed):
@@ -564,15 +587,15 @@ CONTROL = (
 )
 
 
-def browse(pages, width, *flags):
-    """Returns what `MEASURE` finds of pages in a window of that width."""
+def browse(pages, *flags):
+    """Returns what `MEASURE` finds of pages, each with a width in pixels."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     frames = (
         f'<iframe title="{place}" srcdoc="{html.escape(each)}" '
         f'style="border: 0; width: {width}px; height: 800px"></iframe>'
-        for place, each in enumerate(pages)
+        for place, (each, width) in enumerate(pages)
     )
     path = pathlib.Path.cwd() / "measure.html"
     path.write_text(MEASURE + "\n".join(frames), encoding="utf-8")
@@ -596,7 +619,7 @@ def test_it_can_be_read_on_a_phone(mode, text):
     """In a browser: no text is faint, and only tables and figures scroll."""
     dark = ["--blink-settings=preferredColorScheme=0"]
     (measured, control), attacked = browse(
-        [text, CONTROL], 360, *(dark if mode == "dark" else [])
+        [(text, 360), (CONTROL, 360)], *(dark if mode == "dark" else [])
     )
     assert control["width"] == 500
     assert [faint for _, faint in control["faint"]] == ["faint"]
@@ -606,3 +629,21 @@ def test_it_can_be_read_on_a_phone(mode, text):
     assert measured["faint"] == []
     assert measured["texts"] > 200
     assert measured["dark"] == (mode == "dark")
+
+
+def test_no_table_is_cut_on_paper(text, monkeypatch):
+    """On A4 without its margins: as the style for paper has it, no more."""
+    monkeypatch.setattr(run_section, "framed", lambda *args: "")
+    run = results.Run("si", 0, np.full((30, 30), 1.0))
+    for task in range(30):
+        run.record_importance(task, {LONG: np.array([1.23e-10])})
+    wide = page.page([(LONG, make_results(run))])
+    one, other = (
+        each.replace("@media print", "@media all") for each in (text, wide)
+    )
+    control = other.replace("table { font-size: min(", "table { not-so: min(")
+    measured, _ = browse([(each, 703) for each in (one, other, control)])
+    widths = [each["width"] for each in measured]
+    assert widths[:2] == [703, 703]
+    # It is the style's doing.
+    assert widths[2] > 1000

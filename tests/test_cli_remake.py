@@ -19,6 +19,7 @@ COMMANDS = (
     "run smnist --preset vandeven --scenario domain --strength 50000",
     "run smnist --method joint --method l2 --strength 2 --distribute mirrored",
     "run smnist --method naive --batch-size 1",
+    "run scifar",
     "run scifar --dataset cifar10",
     "run scifar --dataset cifar10 --tasks 2 --scenario domain",
     "tune smnist --strength 3 --damping 0.5 --seed 1",
