@@ -57,11 +57,17 @@ class SICallback(keras.callbacks.Callback):
 
     Example:
 
-    ```python
-    si = SICallback(strength=0.1, damping=0.1)
-    for x, y in tasks:
-        model.fit(x, y, epochs=20, callbacks=[si])
-    ```
+    >>> x = keras.random.normal((64, 3), seed=0)
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> si = SICallback(strength=0.1, damping=0.1)
+    >>> for y in (x[:, 0], x[:, 1]):  # one fit is one task
+    ...     history = model.fit(x, y, epochs=2, callbacks=[si], verbose=0)
+    >>> sorted(history.history)
+    ['loss', 'si_penalty']
+    >>> kernel, bias = si.get_importance().values()
+    >>> kernel.shape, bool((kernel >= 0).all())
+    ((3, 1), True)
     """
 
     def __init__(

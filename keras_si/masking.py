@@ -50,8 +50,9 @@ class OutputMask(keras.layers.Layer):
     >>> mask = OutputMask()
     >>> mask.build((None, 4))
     >>> mask.set_active([2, 3])
-    >>> keras.ops.softmax(mask(keras.ops.array([[5.0, 5.0, 0.0, 0.0]])))
-    [[0. 0. 0.5 0.5]]
+    >>> logits = keras.ops.array([[5.0, 5.0, 0.0, 0.0]])
+    >>> keras.ops.convert_to_numpy(keras.ops.softmax(mask(logits))).tolist()
+    [[0.0, 0.0, 0.5, 0.5]]
     """
 
     def __init__(self, **kwargs):
