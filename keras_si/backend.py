@@ -5,6 +5,7 @@ Everything of that kind is here, so that a new Keras is checked in one place;
 """
 
 import functools
+import inspect
 
 import keras
 
@@ -209,6 +210,21 @@ def forget_initial_epoch(model):
     Keras never does: the next task's `fit` would silently skip epochs.
     """
     model._initial_epoch = None
+
+
+def callbacks_of_this_fit():
+    """Returns all callbacks of the `fit` which calls a callback's hook now.
+
+    Keras tells no callback of the others. What calls its hooks is public, a
+    `keras.callbacks.CallbackList`, and is found among the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            return list(caller.callbacks)
+        frame = frame.f_back
+    return []
 
 
 def build_before_first_step(model, on_built):

@@ -6,7 +6,7 @@ import weakref
 import keras
 from keras import ops
 
-from keras_si import attachment, backend
+from keras_si import attachment, backend, tensorboard
 from keras_si.arguments import (
     as_predicate,
     check_consolidate,
@@ -53,7 +53,8 @@ class SICallback(keras.callbacks.Callback):
         ValueError: If an argument is not as described.
 
     Logs: each epoch's logs gain `si_penalty`, the mean penalty; `loss` holds
-    it, so that `loss - si_penalty` is the loss of the task alone.
+    it, so that `loss - si_penalty` is the loss of the task alone. A
+    `keras.callbacks.TensorBoard` in the same `fit` is written to as well.
 
     Example:
 
@@ -87,6 +88,7 @@ class SICallback(keras.callbacks.Callback):
         self._optimizer = None
         # The model whose last `fit` ended a task, as a weak reference.
         self._ended = None
+        self._log = tensorboard.SILog()
 
     # Public.
 
@@ -138,6 +140,7 @@ class SICallback(keras.callbacks.Callback):
         self._report_nonfinite()
         state.consolidate(self._damping)
         self._ended = None
+        self._log.write_importance(state)
 
     def detach(self):
         """Gives the model its own optimizer and regularizers back.
@@ -159,6 +162,7 @@ class SICallback(keras.callbacks.Callback):
             self._attach()
 
     def on_train_begin(self, logs=None):
+        self._log.look_for_tensorboard()
         if self._optimizer is not None:
             self._optimizer.driver = self
 
@@ -199,6 +203,7 @@ class SICallback(keras.callbacks.Callback):
         self._report_nonfinite()
         if self._consolidate == "epoch_end":
             state.consolidate(self._damping)
+        self._log.write_epoch(state)
 
     def on_train_end(self, logs=None):
         if self._optimizer is None:

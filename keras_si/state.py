@@ -28,6 +28,7 @@ class SIState:
         due: 1 when a task has ended and its consolidation is still to be
             done, else 0.
         steps: Optimizer steps since the last consolidation.
+        all_steps: Optimizer steps since SI began.
         penalties: What each variable's penalty is at the weights of now,
             shape `(len(variables),)`. The update computes it while the
             weights are at hand, so that the next step need not read all of
@@ -54,6 +55,7 @@ class SIState:
         self.penalties = self._add("penalties", log_dtype, (len(variables),))
         self.penalty_sum = self._add("penalty_sum", log_dtype)
         self.sample_count = self._add("sample_count", log_dtype)
+        self.all_steps = self._add("all_steps", "int32")
 
     def _add(self, name, dtype, shape=(), value=0):
         return self._optimizer.add_variable(
@@ -136,7 +138,8 @@ class SIState:
 
     def count_step(self, stepped):
         """Counts a call of the optimizer, if it took a step."""
-        assign(self.steps, self.steps + ops.cast(stepped, "int32"))
+        for count in (self.steps, self.all_steps):
+            assign(count, count + ops.cast(stepped, "int32"))
 
     # At its end.
 
@@ -221,6 +224,7 @@ class SIState:
         )
         self.due.assign(ops.maximum(self.due, other.due))
         self.steps.assign(ops.maximum(self.steps, other.steps))
+        self.all_steps.assign(ops.maximum(self.all_steps, other.all_steps))
 
     # What is not finite.
 

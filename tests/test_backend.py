@@ -150,3 +150,23 @@ def test_what_was_compiled_is_used_again():
             tf.zeros([size])
         )
     assert traces == [1]
+
+
+class Neighbours(keras.callbacks.Callback):
+    seen = None
+
+    def on_train_begin(self, logs=None):
+        self.seen = backend.callbacks_of_this_fit()
+
+
+def test_a_callback_finds_the_others_of_its_fit():
+    model = compile_model(make_model())
+    x, y = make_tasks(1)[0]
+    one, other = Neighbours(), keras.callbacks.TerminateOnNaN()
+    model.fit(x, y, verbose=0, callbacks=[one, other])
+    assert one.seen[:2] == [one, other]
+    # In a loop of the user's own, too.
+    mine = keras.callbacks.CallbackList([other, one], model=model)
+    mine.on_train_begin()
+    assert one.seen == [other, one]
+    assert backend.callbacks_of_this_fit() == []
