@@ -14,7 +14,8 @@ VERSION = re.search(
     re.MULTILINE,
 ).group(1)
 
-TEST = ["pytest>=8", "pytest-xdist>=3.6"]
+# TensorBoard: what Keras's callback for it needs, and TensorFlow leaves out.
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "tensorboard>=2.20"]
 DEV = [*TEST, "ruff>=0.15"]
 
 setup(

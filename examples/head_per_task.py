@@ -1,4 +1,4 @@
-"""One trunk, and a head for each of four tasks.
+"""One trunk, and a head for each of three tasks.
 
 All heads are one layer, with two outputs for each task. `OutputMask` lets only
 the outputs of the current task take part in the softmax, so that the heads of
@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_si import OutputMask, SICallback
 
-TASKS = 4
+TASKS = 3
 
 rng = np.random.default_rng(0)
 tasks = []

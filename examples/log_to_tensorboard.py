@@ -49,7 +49,10 @@ for x, y in tasks:
 si.get_importance()
 
 print(f"tensorboard --logdir {log_dir}")
-written = event_accumulator.EventAccumulator(str(log_dir / "si")).Reload()
+everything = {"tensors": 0}  # by default it keeps a sample of 10
+written = event_accumulator.EventAccumulator(
+    str(log_dir / "si"), size_guidance=everything
+).Reload()
 for tag in sorted(written.Tags()["tensors"]):
     events = written.Tensors(tag)
     steps = [event.step for event in events]

@@ -26,9 +26,13 @@ for name, callbacks in {"naive": [], "SI": [SICallback(strength=3.0)]}.items():
         ]
     )
     model.compile(
-        "adam", "sparse_categorical_crossentropy", metrics=["accuracy"]
+        keras.optimizers.Adam(1e-2),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
     )
     for x, y in tasks:
-        model.fit(x, y, epochs=20, callbacks=callbacks, verbose=0)
+        model.fit(
+            x, y, batch_size=100, epochs=10, callbacks=callbacks, verbose=0
+        )
     accuracies = [model.evaluate(x, y, verbose=0)[1] for x, y in tasks]
     print(f"{name}: task 1 {accuracies[0]:.1%}, task 2 {accuracies[1]:.1%}")
