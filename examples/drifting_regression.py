@@ -33,7 +33,7 @@ x_all, y_all = machine(readings, rng.permutation(temperature))
 
 for name, callbacks in {
     "naive": [],
-    "SI": [SICallback(strength=10.0, damping=0.01, consolidate=20)],
+    "SI": [SICallback(strength=20.0, damping=0.01, consolidate=20)],
 }.items():
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
