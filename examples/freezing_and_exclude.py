@@ -32,7 +32,7 @@ model = keras.Sequential(
     ],
     name="net",
 )
-si = SICallback(strength=3.0, exclude="bias$")
+si = SICallback(strength=10.0, exclude="bias$")
 
 
 def learn(x, y):
@@ -48,7 +48,6 @@ def learn(x, y):
 learn(*tasks[0])
 features = model.get_layer("features")
 before = features.get_weights()
-importance = si.get_importance()["net/hidden/kernel"]
 
 features.trainable = False
 learn(*tasks[1])

@@ -75,7 +75,7 @@ def test_freezing_and_exclude():
     assert first == f"SI follows net/features/kernel, {kept}"
     assert second == f"SI follows {kept}"
     assert moved == "the frozen layer moved by 0.0"
-    assert all(float(a) > 85 for a in re.findall(r"([\d.]+)%", accuracies))
+    assert all(float(a) > 70 for a in re.findall(r"([\d.]+)%", accuracies))
 
 
 def test_save_and_go_on():
