@@ -16,7 +16,7 @@ VERSION = re.search(
 
 # TensorBoard: what Keras's callback for it needs, and TensorFlow leaves out.
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "tensorboard>=2.20"]
-DEV = [*TEST, "ruff>=0.15"]
+DEV = [*TEST, "mypy>=2", "ruff>=0.15"]
 
 setup(
     name="keras-si",
@@ -36,10 +36,11 @@ setup(
     packages=["keras_si", "keras_si_cli", "keras_si_cli.methods"],
     package_dir={"keras_si_cli": "cli"},
     package_data={
+        "keras_si": ["py.typed"],
         "keras_si_cli": [
             "page.css",
             *("datasets/*", "datasets/*/*", "datasets/*/*/*"),
-        ]
+        ],
     },
     install_requires=[
         "click>=8.1",

@@ -3,9 +3,12 @@
 import math
 import numbers
 import re
+from typing import Any
+
+from keras_si.types import Consolidate, Patterns, Predicate
 
 
-def check_strength(strength):
+def check_strength(strength: Any) -> float:
     if not _is_number(strength) or strength < 0:
         raise ValueError(
             "`strength` (c) must be a finite number, at least 0. Received: "
@@ -14,7 +17,7 @@ def check_strength(strength):
     return float(strength)
 
 
-def check_damping(damping):
+def check_damping(damping: Any) -> float:
     if not _is_number(damping) or damping <= 0:
         raise ValueError(
             "`damping` (xi) must be a finite number above 0. Received: "
@@ -23,14 +26,14 @@ def check_damping(damping):
     return float(damping)
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     try:
         return not isinstance(value, bool) and math.isfinite(value)
     except (TypeError, ValueError, OverflowError):
         return False
 
 
-def check_consolidate(consolidate):
+def check_consolidate(consolidate: Consolidate | None) -> Consolidate | None:
     if consolidate is None or (
         isinstance(consolidate, str)
         and consolidate in ("train_end", "epoch_end")
@@ -48,7 +51,7 @@ def check_consolidate(consolidate):
     )
 
 
-def as_predicate(name, patterns):
+def as_predicate(name: str, patterns: Patterns | None) -> Predicate | None:
     if patterns is None or callable(patterns):
         return patterns
     if isinstance(patterns, str):

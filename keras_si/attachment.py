@@ -4,9 +4,15 @@ import keras
 
 from keras_si import backend, distribution
 from keras_si.optimizer import SIOptimizer
+from keras_si.types import Predicate
 
 
-def attach(model, tracks, damping, consolidate_every):
+def attach(
+    model: keras.Model,
+    tracks: Predicate | None,
+    damping: float,
+    consolidate_every: int | None,
+) -> SIOptimizer:
     """Makes `model` train with SI, and returns its `SIOptimizer`.
 
     State that the model carries already is taken up again: that of its own
@@ -53,7 +59,7 @@ def attach(model, tracks, damping, consolidate_every):
     return si_optimizer
 
 
-def detach(model, si_optimizer):
+def detach(model: keras.Model, si_optimizer: SIOptimizer) -> None:
     """Gives `model` its own optimizer, regularizers and steps back."""
     si_optimizer.regularizers.detach()
     if _inside(model.optimizer) is si_optimizer:
@@ -61,14 +67,16 @@ def detach(model, si_optimizer):
     backend.unwrap_steps(model)
 
 
-def _inside(optimizer):
+def _inside(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.Optimizer:
     """Returns what a `LossScaleOptimizer` holds; others as they are."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return optimizer.inner_optimizer
     return optimizer
 
 
-def _install(model, optimizer):
+def _install(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
     outer = model.optimizer
     if isinstance(outer, keras.optimizers.LossScaleOptimizer):
         # Inside: SI must see unscaled gradients, and no skipped steps.
@@ -78,12 +86,16 @@ def _install(model, optimizer):
     backend.set_optimizer(model, outer)
 
 
-def _carrying_on(model, current, tracks):
+def _carrying_on(
+    model: keras.Model,
+    current: keras.optimizers.Optimizer,
+    tracks: Predicate | None,
+) -> SIOptimizer:
     """Returns the SI optimizer that carries on the model's state."""
     variables = model.trainable_variables
     tracked = [_is_tracked(variable, tracks) for variable in variables]
     if isinstance(current, SIOptimizer):
-        if tracks is None or tracked == list(current.tracked):
+        if tracks is None or tracked == list(current.tracked or ()):
             return current
         if not current.regularizers.attached():
             current.regularizers.attach()
@@ -104,7 +116,7 @@ def _carrying_on(model, current, tracks):
     return si_optimizer
 
 
-def _is_tracked(variable, tracks):
+def _is_tracked(variable: keras.Variable, tracks: Predicate | None) -> bool:
     # Such a variable is overwritten by its "gradient" (float8 scales): it
     # takes no steps.
     if getattr(variable, "overwrite_with_gradient", False):
@@ -112,7 +124,9 @@ def _is_tracked(variable, tracks):
     return tracks is None or tracks(variable)
 
 
-def _refuse_hidden_accumulation(optimizer):
+def _refuse_hidden_accumulation(
+    optimizer: keras.optimizers.Optimizer,
+) -> None:
     """Refuses what would make the path integral silently wrong."""
     for inner in getattr(optimizer, "optimizers", []):
         if inner.gradient_accumulation_steps:

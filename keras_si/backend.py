@@ -4,17 +4,28 @@ Everything of that kind is here, so that a new Keras is checked in one place;
 `tests/test_backend.py` fails when one of these assumptions does.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from keras_si import distribution
+from keras_si.types import Tensor
+
+if TYPE_CHECKING:
+    from keras_si.state import SIState
+
+Scope = Callable[[Tensor], AbstractContextManager[None]]
 
 _STEPS = ("train_step", "test_step", "make_test_function")
 
 
-def check_supported():
+def check_supported() -> None:
     """Refuses settings of the backend under which SI would go wrong."""
     if keras.backend.backend() == "jax" and keras.config.is_nnx_enabled():
         raise ValueError(
@@ -23,7 +34,12 @@ def check_supported():
         )
 
 
-def run_update(function, gradients, cache, key):
+def run_update(
+    function: Callable[[list[Tensor]], None],
+    gradients: list[Tensor],
+    cache: dict[Hashable, Callable[[list[Tensor]], None]],
+    key: Hashable,
+) -> None:
     """Calls `function(gradients)`, compiled by XLA where possible and useful.
 
     Under TensorFlow, Keras runs an optimizer as dozens of separate passes
@@ -47,7 +63,7 @@ def run_update(function, gradients, cache, key):
     function(gradients)
 
 
-def _compiles(gradients):
+def _compiles(gradients: list[Tensor]) -> bool:
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -63,7 +79,7 @@ def _compiles(gradients):
     )
 
 
-def as_dense(gradient):
+def as_dense(gradient: Tensor) -> Tensor:
     """Returns a gradient as a tensor; embeddings have sparse ones."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -72,7 +88,7 @@ def as_dense(gradient):
     return gradient
 
 
-def wrap_steps(model, scope, state):
+def wrap_steps(model: keras.Model, scope: Scope, state: SIState) -> None:
     """Runs every step of `model` inside `scope(penalties)`.
 
     Args:
@@ -93,7 +109,7 @@ def wrap_steps(model, scope, state):
     retrace(model)
 
 
-def unwrap_steps(model):
+def unwrap_steps(model: keras.Model) -> None:
     """Gives `model` back the steps it had, if they were wrapped."""
     for name in _STEPS:
         original = getattr(getattr(model, name), "keras_si_original", None)
@@ -104,12 +120,12 @@ def unwrap_steps(model):
     retrace(model)
 
 
-def steps_are_wrapped(model, state):
+def steps_are_wrapped(model: keras.Model, state: SIState) -> bool:
     """Whether `wrap_steps` was called with this model and this state."""
     return getattr(model.train_step, "keras_si_state", None) is state
 
 
-def regularizers_may_precede_steps():
+def regularizers_may_precede_steps() -> bool:
     """Whether SI's regularizers work in steps that are not wrapped.
 
     JAX would take their variables for constants.
@@ -117,7 +133,9 @@ def regularizers_may_precede_steps():
     return keras.backend.backend() != "jax"
 
 
-def _replace(model, name, wrapper, state):
+def _replace(
+    model: keras.Model, name: str, wrapper: Any, state: SIState
+) -> None:
     original = getattr(model, name)
     wrapper = functools.wraps(original)(wrapper)
     wrapper.keras_si_original = original
@@ -125,10 +143,12 @@ def _replace(model, name, wrapper, state):
     setattr(model, name, wrapper)
 
 
-def _stateful_step(model, scope, state):
+def _stateful_step(
+    model: keras.Model, scope: Scope, state: SIState
+) -> Callable[[Any], Any]:
     original = model.train_step
 
-    def train_step(data):
+    def train_step(data: Any) -> Any:
         size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
         (size,) = distribution.sum_over_replicas([size])
         penalties = keras.ops.copy(state.penalties)
@@ -139,7 +159,7 @@ def _stateful_step(model, scope, state):
     return train_step
 
 
-def _wrap_jax_steps(model, scope, state):
+def _wrap_jax_steps(model: keras.Model, scope: Scope, state: SIState) -> None:
     """Wraps JAX's steps, which take all variables and return them anew.
 
     A variable that is not among them would be a constant of the compiled
@@ -149,7 +169,7 @@ def _wrap_jax_steps(model, scope, state):
 
     train, test, make_test = (getattr(model, name) for name in _STEPS)
 
-    def train_step(model_state, data):
+    def train_step(model_state: Any, data: Any) -> Any:
         index = {id(v): i for i, v in enumerate(model.optimizer.variables)}
         size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
         penalties = model_state[2][index[id(state.penalties)]]
@@ -162,7 +182,7 @@ def _wrap_jax_steps(model, scope, state):
 
     known = None
 
-    def test_step(model_state, data):
+    def test_step(model_state: Any, data: Any) -> Any:
         penalties = jax.pure_callback(
             lambda: known,
             jax.ShapeDtypeStruct(state.penalties.shape, state.penalties.dtype),
@@ -170,7 +190,7 @@ def _wrap_jax_steps(model, scope, state):
         with scope(penalties):
             return test(model_state, data)
 
-    def make_test_function(force=False):
+    def make_test_function(force: bool = False) -> Any:
         # Keras calls it before every evaluation, whose weights stand still.
         nonlocal known
         model.jax_state_sync()
@@ -183,7 +203,7 @@ def _wrap_jax_steps(model, scope, state):
     _replace(model, "make_test_function", make_test_function, state)
 
 
-def retrace(model):
+def retrace(model: keras.Model) -> None:
     """Makes `model` trace its functions anew, if it has any.
 
     A function that was traced before would never call what is new: SI would
@@ -194,7 +214,9 @@ def retrace(model):
     model.test_function = None
 
 
-def set_optimizer(model, optimizer):
+def set_optimizer(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> None:
     """Gives `model` an optimizer, without forgetting loss and metrics.
 
     `model.save` writes the optimizer that was given to `compile`, not
@@ -204,7 +226,7 @@ def set_optimizer(model, optimizer):
     model._compile_config.config["optimizer"] = optimizer
 
 
-def forget_initial_epoch(model):
+def forget_initial_epoch(model: keras.Model) -> None:
     """Forgets the epoch at which `BackupAndRestore` made this `fit` begin.
 
     Keras never does: the next task's `fit` would silently skip epochs.
@@ -212,7 +234,7 @@ def forget_initial_epoch(model):
     model._initial_epoch = None
 
 
-def callbacks_of_this_fit():
+def callbacks_of_this_fit() -> list[keras.callbacks.Callback]:
     """Returns all callbacks of the `fit` which calls a callback's hook now.
 
     Keras tells no callback of the others. What calls its hooks is public, a
@@ -227,14 +249,16 @@ def callbacks_of_this_fit():
     return []
 
 
-def build_before_first_step(model, on_built):
+def build_before_first_step(
+    model: keras.Model, on_built: Callable[[], None]
+) -> None:
     """Builds `model` from the first data that `fit` brings, before a step.
 
     Under TensorFlow, Keras builds a model only while it traces the first
     step; too late for the callback to attach to its variables.
     """
 
-    def train_function(iterator):
+    def train_function(iterator: Any) -> Any:
         model.train_function = None  # whatever happens: one call alone
         try:
             spec = iterator.element_spec
@@ -260,7 +284,7 @@ def build_before_first_step(model, on_built):
     model.train_function = train_function
 
 
-def layout_of(variable):
+def layout_of(variable: keras.Variable) -> Any:
     """Returns how the parts of `variable` lie on the devices, or `None`.
 
     State with the same layout stays beside its variable.
@@ -268,7 +292,7 @@ def layout_of(variable):
     return getattr(variable, "_layout", None)
 
 
-def _batch_size(data):
+def _batch_size(data: Any) -> Tensor:
     """Returns the size of a batch as Keras's own step takes it.
 
     A step of the user's own may get data that has none: each counts as one.

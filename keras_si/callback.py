@@ -4,6 +4,7 @@ import warnings
 import weakref
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_si import attachment, backend, tensorboard
@@ -13,8 +14,9 @@ from keras_si.arguments import (
     check_damping,
     check_strength,
 )
-
-_NAMED_ENDS = ("train_end", "epoch_end", None)
+from keras_si.optimizer import SIOptimizer
+from keras_si.state import SIState
+from keras_si.types import Consolidate, Logs, Patterns, Predicate
 
 
 class SICallback(keras.callbacks.Callback):
@@ -73,43 +75,43 @@ class SICallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        strength=0.1,
-        damping=0.1,
-        consolidate="train_end",
-        include=None,
-        exclude=None,
-    ):
+        strength: float = 0.1,
+        damping: float = 0.1,
+        consolidate: Consolidate | None = "train_end",
+        include: Patterns | None = None,
+        exclude: Patterns | None = None,
+    ) -> None:
         super().__init__()
         self._strength = check_strength(strength)
         self._damping = check_damping(damping)
         self._consolidate = check_consolidate(consolidate)
         self._include = as_predicate("include", include)
         self._exclude = as_predicate("exclude", exclude)
-        self._optimizer = None
+        self._optimizer: SIOptimizer | None = None
         # The model whose last `fit` ended a task, as a weak reference.
-        self._ended = None
+        self._ended: weakref.ref[keras.Model] | None = None
         self._log = tensorboard.SILog()
 
     # Public.
 
     @property
-    def strength(self):
+    def strength(self) -> float:
         """c: how strongly old tasks are held on to."""
         return self._strength
 
     @strength.setter
-    def strength(self, strength):
+    def strength(self, strength: float) -> None:
         self._strength = check_strength(strength)
         if self._optimizer is not None:
             self._state.strength.assign(self._strength)
             self._state.refresh_penalties()
 
     @property
-    def damping(self):
+    def damping(self) -> float:
         """xi: keeps importance bounded where a weight hardly moved."""
         return self._damping
 
-    def get_importance(self):
+    def get_importance(self) -> dict[str, np.ndarray]:
         """Returns Omega: a dict of `variable.path` to numpy array.
 
         A consolidation that is due is carried out first, here and in
@@ -122,15 +124,15 @@ class SICallback(keras.callbacks.Callback):
         """
         return self._read("importances")
 
-    def get_path_integral(self):
+    def get_path_integral(self) -> dict[str, np.ndarray]:
         """Returns omega of this task: `variable.path` to numpy array."""
         return self._read("path_integrals")
 
-    def get_reference(self):
+    def get_reference(self) -> dict[str, np.ndarray]:
         """Returns theta~: a dict of `variable.path` to numpy array."""
         return self._read("references")
 
-    def consolidate(self):
+    def consolidate(self) -> None:
         """Ends a task now: importance, reference and path integral.
 
         Raises:
@@ -142,7 +144,7 @@ class SICallback(keras.callbacks.Callback):
         self._ended = None
         self._log.write_importance(state)
 
-    def detach(self):
+    def detach(self) -> None:
         """Gives the model its own optimizer and regularizers back.
 
         What SI knew is forgotten; weights stay as they are.
@@ -155,18 +157,18 @@ class SICallback(keras.callbacks.Callback):
 
     # Hooks.
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         self._optimizer = None
         if model is not None and model.built:
             self._attach()
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._log.look_for_tensorboard()
         if self._optimizer is not None:
             self._optimizer.driver = self
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         # Not in `on_train_begin`: callbacks listed after this one may restore
         # weights there.
         backend.forget_initial_epoch(self.model)
@@ -181,18 +183,18 @@ class SICallback(keras.callbacks.Callback):
         self._settle()
         self._begin_epoch()
 
-    def _begin_epoch(self):
+    def _begin_epoch(self) -> None:
         state = self._state
         state.refresh_penalties()
         state.reset_mean_penalty()
         self._iterations = self._count_iterations()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         state = self._state
         if logs is not None:
             logs["si_penalty"] = state.mean_penalty()
         accumulates = (
-            self._optimizer.inner_optimizer.gradient_accumulation_steps
+            self._attached().inner_optimizer.gradient_accumulation_steps
         )
         if self._count_iterations() == self._iterations and not accumulates:
             warnings.warn(
@@ -205,7 +207,7 @@ class SICallback(keras.callbacks.Callback):
             state.consolidate(self._damping)
         self._log.write_epoch(state)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         if self._optimizer is None:
             return
         self._optimizer.driver = None
@@ -218,19 +220,19 @@ class SICallback(keras.callbacks.Callback):
 
     # Attaching.
 
-    def _attach(self):
+    def _attach(self) -> None:
         every = self._consolidate
         self._optimizer = attachment.attach(
             self.model,
             self._tracks(),
             self._damping,
-            None if every in _NAMED_ENDS else every,
+            every if isinstance(every, int) else None,
         )
         self._state.strength.assign(self._strength)
         self._settle()
         self._state.refresh_penalties()
 
-    def _tracks(self):
+    def _tracks(self) -> Predicate | None:
         include, exclude = self._include, self._exclude
         if include is None and exclude is None:
             return None
@@ -239,12 +241,12 @@ class SICallback(keras.callbacks.Callback):
             and not (exclude is not None and exclude(variable))
         )
 
-    def _begin_unbuilt(self):
+    def _begin_unbuilt(self) -> None:
         self._attach()
-        self._optimizer.driver = self
+        self._attached().driver = self
         self._begin_epoch()
 
-    def _attached(self):
+    def _attached(self) -> SIOptimizer:
         """Returns the SI optimizer; its variables hold the values of now."""
         if self._optimizer is None:
             raise ValueError(
@@ -260,19 +262,19 @@ class SICallback(keras.callbacks.Callback):
     # State.
 
     @property
-    def _state(self):
+    def _state(self) -> SIState:
         return self._attached().state
 
-    def _settle(self):
+    def _settle(self) -> None:
         """Carries out a consolidation that is due."""
         ended = self._ended is not None and self._ended() is self.model
         if ended or int(ops.convert_to_numpy(self._state.due)):
             self.consolidate()
 
-    def _count_iterations(self):
+    def _count_iterations(self) -> int:
         return int(ops.convert_to_numpy(self._attached().iterations))
 
-    def _read(self, name):
+    def _read(self, name: str) -> dict[str, np.ndarray]:
         self._settle()
         state = self._state
         return {
@@ -282,7 +284,7 @@ class SICallback(keras.callbacks.Callback):
             )
         }
 
-    def _report_nonfinite(self):
+    def _report_nonfinite(self) -> None:
         """Keeps what is not finite out of SI's state, and says so."""
         dropped = self._state.drop_nonfinite()
         if dropped:

@@ -13,13 +13,17 @@ is no longer what it was.
 import contextlib
 import functools
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import keras
+
+from keras_si.types import Tensor
 
 _KEPT = threading.local()  # replicas are threads
 
 
-def check_supported(model):
+def check_supported(model: keras.Model) -> None:
     """Refuses strategies under which SI was not seen to be exact."""
     strategy = getattr(model, "distribute_strategy", None)
     if strategy is None:
@@ -43,7 +47,9 @@ def check_supported(model):
         )
 
 
-def check_optimizer(model, optimizer):
+def check_optimizer(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> None:
     """Refuses what Keras itself cannot do with several replicas."""
     strategy = getattr(model, "distribute_strategy", None)
     replicas = getattr(strategy, "num_replicas_in_sync", 1)
@@ -59,13 +65,13 @@ def check_optimizer(model, optimizer):
             )
 
 
-def scope(model):
+def scope(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
     """Returns the context in which the variables of `model` were made."""
     strategy = getattr(model, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
-def sum_over_replicas(tensors):
+def sum_over_replicas(tensors: list[Tensor]) -> list[Tensor]:
     """Returns each tensor summed over all replicas, to every replica."""
     context = _replica_context()
     if context is None:
@@ -75,7 +81,7 @@ def sum_over_replicas(tensors):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
-def assign(variable, value):
+def assign(variable: keras.Variable, value: Tensor) -> None:
     """Assigns to a variable of which each replica has a copy.
 
     A plain `variable.assign` would send the first replica's value to all of
@@ -86,7 +92,7 @@ def assign(variable, value):
         return
     import tensorflow as tf
 
-    def update(strategy, mirrored, values):
+    def update(strategy: Any, mirrored: Any, values: Any) -> None:
         strategy.extended.update(
             mirrored,
             lambda copy, value: copy.assign(tf.cast(value, copy.dtype)),
@@ -101,7 +107,7 @@ def assign(variable, value):
 
 
 @contextlib.contextmanager
-def already_summed(optimizer):
+def already_summed(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """While it lasts, `optimizer` takes gradients for sums over replicas."""
     if _replica_context() is None:
         yield
@@ -115,14 +121,16 @@ def already_summed(optimizer):
         _KEPT.gradients = False
 
 
-def _make_reduction_optional(optimizer):
+def _make_reduction_optional(optimizer: keras.optimizers.Optimizer) -> None:
     name = "_all_reduce_sum_gradients"
     if name in vars(optimizer):
         return
     original = getattr(optimizer, name)
 
     @functools.wraps(original)
-    def reduce(grads_and_vars):
+    def reduce(
+        grads_and_vars: list[tuple[Tensor, keras.Variable]],
+    ) -> list[tuple[Tensor, keras.Variable]]:
         if getattr(_KEPT, "gradients", False):
             return list(grads_and_vars)
         return original(grads_and_vars)
@@ -131,7 +139,7 @@ def _make_reduction_optional(optimizer):
     vars(optimizer)[name] = reduce
 
 
-def _replica_context():
+def _replica_context() -> Any:
     """Returns TensorFlow's, in a step of a replica; else `None`."""
     if keras.backend.backend() != "tensorflow":
         return None

@@ -7,10 +7,14 @@ the shape of the weights it belongs to; nothing here holds state.
 
 from keras import ops
 
+from keras_si.types import Tensor
+
 _LANES = 4
 
 
-def accumulate(path_integral, gradient, before, after):
+def accumulate(
+    path_integral: Tensor, gradient: Tensor, before: Tensor, after: Tensor
+) -> Tensor:
     """Returns omega after one optimizer step (equation 3 of the paper).
 
     `omega - gradient * (after - before)`: the fall of the task's loss along
@@ -31,7 +35,13 @@ def accumulate(path_integral, gradient, before, after):
     )
 
 
-def consolidate(importance, path_integral, weights, reference, damping):
+def consolidate(
+    importance: Tensor,
+    path_integral: Tensor,
+    weights: Tensor,
+    reference: Tensor,
+    damping: float | Tensor,
+) -> Tensor:
     """Returns Omega at a task's end (equation 5 of the paper).
 
     `relu(Omega + omega / ((theta - theta~)^2 + xi))`. What is rectified is
@@ -48,7 +58,12 @@ def consolidate(importance, path_integral, weights, reference, damping):
     return ops.relu(importance + path_integral / change)
 
 
-def penalty(weights, importance, reference, strength):
+def penalty(
+    weights: Tensor,
+    importance: Tensor,
+    reference: Tensor,
+    strength: float | Tensor,
+) -> Tensor:
     """Returns `c * sum(Omega * (theta - theta~)^2)`, a scalar (equation 4).
 
     Args:
@@ -60,12 +75,17 @@ def penalty(weights, importance, reference, strength):
     return strength * _sum(importance * ops.square(weights - reference))
 
 
-def penalty_gradient(weights, importance, reference, strength):
+def penalty_gradient(
+    weights: Tensor,
+    importance: Tensor,
+    reference: Tensor,
+    strength: float | Tensor,
+) -> Tensor:
     """Returns the gradient of `penalty`: `2 * c * Omega * (theta - theta~)`."""
     return 2.0 * strength * importance * (weights - reference)
 
 
-def _sum(x):
+def _sum(x: Tensor) -> Tensor:
     """Sums all of `x`, four rows at a time.
 
     A compiler may not reorder floating-point sums, so a plain sum of millions

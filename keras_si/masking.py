@@ -1,8 +1,13 @@
 """Which outputs of a net take part: for nets with a head for each task."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
+
+from keras_si.types import Tensor
 
 # So far below any logit that the exponential of the difference is 0.
 _FAR_BELOW = {"float16": -3e4}
@@ -55,11 +60,11 @@ class OutputMask(keras.layers.Layer):
     [[0.0, 0.0, 0.5, 0.5]]
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self._active = self.add_weight(
             name="active",
             shape=(input_shape[-1],),
@@ -68,7 +73,7 @@ class OutputMask(keras.layers.Layer):
             trainable=False,
         )
 
-    def call(self, inputs, active=None):
+    def call(self, inputs: Tensor, active: Tensor | None = None) -> Tensor:
         if active is None:
             active = self._active
         dtype = keras.backend.standardize_dtype(inputs.dtype)
@@ -78,15 +83,17 @@ class OutputMask(keras.layers.Layer):
             ops.cast(_FAR_BELOW.get(dtype, _FAR_BELOW_ELSE), dtype),
         )
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         return input_shape
 
     @property
-    def active(self):
+    def active(self) -> list[int]:
         """The active outputs, as a list of ints in order."""
         return np.flatnonzero(ops.convert_to_numpy(self._built())).tolist()
 
-    def set_active(self, outputs):
+    def set_active(self, outputs: Iterable[int]) -> None:
         """Makes these outputs the active ones, and no others.
 
         Args:
@@ -109,7 +116,7 @@ class OutputMask(keras.layers.Layer):
         active[indices] = True
         self._active.assign(active)
 
-    def _built(self):
+    def _built(self) -> keras.Variable:
         if not self.built:
             raise ValueError(
                 f"The OutputMask '{self.name}' does not know how many outputs "

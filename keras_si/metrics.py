@@ -15,9 +15,10 @@ References:
 import numbers
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def average_accuracy(accuracy, after=None):
+def average_accuracy(accuracy: ArrayLike, after: int | None = None) -> float:
     """Mean accuracy over the tasks met so far.
 
     `ACC = mean over j <= i of accuracy[i, j]` with `i` the last task (ACC of
@@ -51,7 +52,7 @@ def average_accuracy(accuracy, after=None):
     return float(_measured(accuracy[after, : after + 1], f"row {after}").mean())
 
 
-def backward_transfer(accuracy):
+def backward_transfer(accuracy: ArrayLike) -> float:
     """What learning later tasks did to the earlier ones; below 0 is loss.
 
     `BWT = mean over j < T-1 of accuracy[T-1, j] - accuracy[j, j]`
@@ -76,7 +77,7 @@ def backward_transfer(accuracy):
     return float((final - learned).mean())
 
 
-def forward_transfer(accuracy, baseline):
+def forward_transfer(accuracy: ArrayLike, baseline: ArrayLike) -> float:
     """What learning earlier tasks did to the tasks not met yet.
 
     `FWT = mean over j > 0 of accuracy[j-1, j] - baseline[j]` (Lopez-Paz &
@@ -109,7 +110,7 @@ def forward_transfer(accuracy, baseline):
     return float((before - _measured(baseline[1:], "`baseline`")).mean())
 
 
-def forgetting(accuracy):
+def forgetting(accuracy: ArrayLike) -> float:
     """How far the earlier tasks fell from their best; above 0 is loss.
 
     `F = mean over j < T-1 of (max over j <= i < T-1 of accuracy[i, j]) -
@@ -139,7 +140,7 @@ def forgetting(accuracy):
     return float((np.array(best) - final).mean())
 
 
-def _matrix(accuracy):
+def _matrix(accuracy: ArrayLike) -> np.ndarray:
     accuracy = np.asarray(accuracy, dtype="float64")
     square = accuracy.ndim == 2 and accuracy.shape[0] == accuracy.shape[1]
     if not square or accuracy.size == 0:
@@ -157,7 +158,7 @@ def _matrix(accuracy):
     return accuracy
 
 
-def _measured(values, where):
+def _measured(values: np.ndarray, where: str) -> np.ndarray:
     """Returns `values`, refusing to average over what was not measured."""
     missing = np.flatnonzero(np.isnan(values))
     if missing.size:

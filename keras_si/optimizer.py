@@ -1,11 +1,17 @@
 """The optimizer that hears every gradient and every step."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_si import backend, distribution
 from keras_si.regularizer_group import RegularizerGroup
 from keras_si.state import SIState
+from keras_si.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_si")
@@ -36,15 +42,19 @@ class SIOptimizer(keras.optimizers.Optimizer):
             built.
     """
 
+    state: SIState
+    regularizers: RegularizerGroup
+    driver: keras.callbacks.Callback | None
+
     def __init__(
         self,
-        inner_optimizer,
-        strength=0.1,
-        damping=0.1,
-        consolidate_every=None,
-        tracked=None,
-        name=None,
-    ):
+        inner_optimizer: keras.optimizers.Optimizer,
+        strength: float = 0.1,
+        damping: float = 0.1,
+        consolidate_every: int | None = None,
+        tracked: Iterable[bool] | None = None,
+        name: str | None = None,
+    ) -> None:
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self.damping = damping
@@ -56,7 +66,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
         # Not by plain assignment: Keras would track the dict.
         self.__dict__["_compiled_updates"] = {}
 
-    def build(self, variables):
+    def build(self, variables: Iterable[keras.Variable]) -> None:
         """Builds the inner optimizer, and SI's state on the weights of now."""
         if self.built:
             return
@@ -92,12 +102,16 @@ class SIOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         return self._variables + self.inner_optimizer.variables
 
     # The step.
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self,
+        grads: Iterable[Tensor | None],
+        trainable_variables: Iterable[keras.Variable] | None = None,
+    ) -> None:
         """Applies gradients of the task's loss, without the penalty's."""
         grads = list(grads)
         if trainable_variables is None:
@@ -112,7 +126,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.apply(grads, variables)
             return
 
-        def update(gradients):
+        def update(gradients: list[Tensor]) -> None:
             # A variable without a gradient is left alone, as Keras does.
             full = [None] * len(variables)
             for i, gradient in zip(present, gradients, strict=True):
@@ -130,7 +144,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
         with distribution.already_summed(self.inner_optimizer):
             backend.run_update(update, gradients, self._compiled_updates, key)
 
-    def _update(self, grads, variables):
+    def _update(
+        self, grads: list[Tensor | None], variables: list[keras.Variable]
+    ) -> None:
         state = self.state
         scale = self.inner_optimizer.loss_scale_factor or 1.0
         task_gradients, before = {}, {}
@@ -157,7 +173,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
             )
         state.refresh_penalties()
 
-    def configure_consolidation(self, damping, every):
+    def configure_consolidation(
+        self, damping: float, every: int | None
+    ) -> bool:
         """Sets xi, and after how many steps to consolidate within a step.
 
         Returns whether the training function must be traced anew.
@@ -172,25 +190,27 @@ class SIOptimizer(keras.optimizers.Optimizer):
     # What Keras expects of an optimizer, passed on to the inner one.
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
 
     @property
-    def iterations(self):
+    def iterations(self) -> keras.Variable:
         return self.inner_optimizer.iterations
 
-    def apply_gradients(self, grads_and_vars):
+    def apply_gradients(
+        self, grads_and_vars: Iterable[tuple[Tensor, keras.Variable]]
+    ) -> keras.Variable:
         super().apply_gradients(grads_and_vars)
         return self.iterations
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: Tensor) -> Tensor:
         return self.inner_optimizer.scale_loss(loss)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
         if self.inner_optimizer.use_ema:
             # Weights and their average would share one buffer, with which
@@ -200,11 +220,11 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
     # Saving. Keras saves the inner optimizer's variables by itself.
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: dict[str, Any]) -> None:
         for index, variable in enumerate(self._variables):
             store[str(index)] = ops.convert_to_numpy(variable)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Restores SI's state; raises where Keras would warn and skip."""
         problem = _misfit(self._variables, store)
         if problem:
@@ -220,7 +240,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
             # So that `model.losses`, and a new `compile`, know of the state.
             self.regularizers.attach()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         strength = self._initial_strength
         if self.built:
             strength = float(ops.convert_to_numpy(self.state.strength))
@@ -236,7 +256,11 @@ class SIOptimizer(keras.optimizers.Optimizer):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> SIOptimizer:
         config = dict(config)
         inner_optimizer = keras.saving.deserialize_keras_object(
             config.pop("inner_optimizer"), custom_objects=custom_objects
@@ -244,7 +268,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
         return cls(inner_optimizer, **config)
 
 
-def _misfit(variables, store):
+def _misfit(
+    variables: Sequence[keras.Variable], store: Mapping[str, Any]
+) -> str | None:
     """Returns what keeps a saved store from fitting, or `None`."""
     keys = set(store.keys())
     for index, variable in enumerate(variables):

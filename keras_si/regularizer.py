@@ -1,10 +1,18 @@
 """The penalty of one variable, as a Keras regularizer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import keras
 from keras import ops
 
 from keras_si import importance as si
 from keras_si.arguments import check_strength
+from keras_si.types import Tensor
+
+if TYPE_CHECKING:
+    from keras_si.regularizer_group import RegularizerGroup
 
 
 @keras.saving.register_keras_serializable(package="keras_si")
@@ -40,7 +48,13 @@ class SIRegularizer(keras.regularizers.Regularizer):
     4.0
     """
 
-    def __init__(self, strength, importance, reference, previous=None):
+    def __init__(
+        self,
+        strength: float | keras.Variable,
+        importance: Tensor,
+        reference: Tensor,
+        previous: keras.regularizers.Regularizer | str | None = None,
+    ) -> None:
         self.strength = (
             strength
             if isinstance(strength, keras.Variable)
@@ -58,11 +72,11 @@ class SIRegularizer(keras.regularizers.Regularizer):
             )
         # The `RegularizerGroup` of the SI optimizer that drives this variable,
         # where there is one.
-        self.group = None
+        self.group: RegularizerGroup | None = None
         # The penalty that optimizer already knows, while a step is running.
-        self.penalty_in_step = None
+        self.penalty_in_step: Tensor | None = None
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         if self.penalty_in_step is not None:
             penalty = self.penalty_in_step
         else:
@@ -79,7 +93,7 @@ class SIRegularizer(keras.regularizers.Regularizer):
             return penalty
         return penalty + ops.cast(self.previous(x), self.reference.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "strength": float(ops.convert_to_numpy(self.strength)),
             "importance": ops.convert_to_numpy(self.importance).tolist(),
@@ -90,7 +104,7 @@ class SIRegularizer(keras.regularizers.Regularizer):
         }
 
 
-def _as_state(value):
+def _as_state(value: Tensor) -> Tensor:
     if isinstance(value, keras.Variable):
         return value
     return ops.convert_to_tensor(value, dtype=keras.config.floatx())

@@ -1,8 +1,11 @@
 """The regularizers of all variables that one SI optimizer tracks."""
 
 import contextlib
+from collections.abc import Iterator
 
 from keras_si.regularizer import SIRegularizer
+from keras_si.state import SIState
+from keras_si.types import Tensor
 
 
 class RegularizerGroup:
@@ -12,11 +15,11 @@ class RegularizerGroup:
         state: The `SIState` whose variables they are.
     """
 
-    def __init__(self, state):
+    def __init__(self, state: SIState) -> None:
         self.state = state
-        self._members = []
+        self._members: list[SIRegularizer] = []
 
-    def attached(self):
+    def attached(self) -> bool:
         """Whether every tracked variable has its regularizer of this group."""
         return len(self._members) > 0 and all(
             variable.regularizer is regularizer
@@ -25,7 +28,7 @@ class RegularizerGroup:
             )
         )
 
-    def attach(self):
+    def attach(self) -> None:
         """Puts the regularizers in place.
 
         State that another group has of a variable is taken over: the one
@@ -52,7 +55,7 @@ class RegularizerGroup:
             members.append(regularizer)
         self._members = members
 
-    def detach(self):
+    def detach(self) -> None:
         """Gives every variable the regularizer back that it had before."""
         for variable, regularizer in zip(
             self.state.variables, self._members, strict=True
@@ -62,7 +65,7 @@ class RegularizerGroup:
         self._members = []
 
     @contextlib.contextmanager
-    def known_penalties(self, penalties):
+    def known_penalties(self, penalties: Tensor) -> Iterator[None]:
         """While it lasts, the regularizers answer with `penalties`."""
         try:
             for slot, regularizer in enumerate(self._members):

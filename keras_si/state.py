@@ -1,11 +1,17 @@
 """SI's state: three arrays for each tracked variable, and what uses them."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_si import backend
 from keras_si import importance as si
 from keras_si.distribution import assign
+from keras_si.types import Tensor
 
 
 class SIState:
@@ -37,7 +43,13 @@ class SIState:
             the samples since `reset_mean_penalty`.
     """
 
-    def __init__(self, optimizer, variables, strength, accumulation_steps):
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        variables: Sequence[keras.Variable],
+        strength: float,
+        accumulation_steps: int | None,
+    ) -> None:
         self.variables = list(variables)
         self._optimizer = optimizer
         self._accumulation_steps = accumulation_steps
@@ -57,7 +69,13 @@ class SIState:
         self.sample_count = self._add("sample_count", log_dtype)
         self.all_steps = self._add("all_steps", "int32")
 
-    def _add(self, name, dtype, shape=(), value=0):
+    def _add(
+        self,
+        name: str,
+        dtype: str,
+        shape: tuple[int, ...] = (),
+        value: float = 0,
+    ) -> keras.Variable:
         return self._optimizer.add_variable(
             shape=shape,
             initializer=keras.initializers.Constant(value),
@@ -66,7 +84,9 @@ class SIState:
             name=name,
         )
 
-    def _add_arrays(self, name, copy=False):
+    def _add_arrays(
+        self, name: str, copy: bool = False
+    ) -> list[keras.Variable]:
         arrays = []
         for variable in self.variables:
             initializer = "zeros"
@@ -85,18 +105,18 @@ class SIState:
             arrays.append(array)
         return arrays
 
-    def weights(self, slot):
+    def weights(self, slot: int) -> Tensor:
         """Returns theta of now, in the state's precision."""
         weights = ops.convert_to_tensor(self.variables[slot])
         # Outside a step, torch would record all that is done with them.
         return ops.cast(ops.stop_gradient(weights), self.references[slot].dtype)
 
-    def _strength(self, slot):
+    def _strength(self, slot: int) -> Tensor:
         return ops.cast(self.strength, self.references[slot].dtype)
 
     # During a task.
 
-    def penalty_gradient(self, slot, weights):
+    def penalty_gradient(self, slot: int, weights: Tensor) -> Tensor:
         """Returns the gradient of the penalty at `weights`."""
         return si.penalty_gradient(
             weights,
@@ -105,7 +125,9 @@ class SIState:
             self._strength(slot),
         )
 
-    def accumulate(self, slot, gradient, before, stepped):
+    def accumulate(
+        self, slot: int, gradient: Tensor, before: Tensor, stepped: Tensor
+    ) -> None:
         """Adds one step to omega.
 
         Args:
@@ -124,7 +146,9 @@ class SIState:
             ),
         )
 
-    def _mean_gradient(self, slot, gradient, stepped):
+    def _mean_gradient(
+        self, slot: int, gradient: Tensor, stepped: Tensor
+    ) -> Tensor:
         """Returns the mean over the micro-batches so far of the step.
 
         It counts only at the step: in between, the weights stand still.
@@ -136,14 +160,14 @@ class SIState:
         )
         return total / self._accumulation_steps
 
-    def count_step(self, stepped):
+    def count_step(self, stepped: Tensor) -> None:
         """Counts a call of the optimizer, if it took a step."""
         for count in (self.steps, self.all_steps):
             assign(count, count + ops.cast(stepped, "int32"))
 
     # At its end.
 
-    def consolidate(self, damping):
+    def consolidate(self, damping: float) -> None:
         """Updates importance and reference, zeroes the path integral.
 
         Raises:
@@ -163,7 +187,7 @@ class SIState:
         self.steps.assign(0)
         self.refresh_penalties()
 
-    def consolidate_if(self, condition, damping):
+    def consolidate_if(self, condition: Tensor, damping: float) -> None:
         """Consolidates within a training step, where `condition` holds.
 
         Elements that are not finite are left as they are: omega shows them
@@ -192,7 +216,9 @@ class SIState:
         steps = ops.convert_to_tensor(self.steps)
         assign(self.steps, ops.where(condition, 0, steps))
 
-    def _consolidated(self, slot, damping):
+    def _consolidated(
+        self, slot: int, damping: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         weights = self.weights(slot)
         importance = si.consolidate(
             self.importances[slot],
@@ -203,13 +229,13 @@ class SIState:
         )
         return ops.zeros_like(weights), importance, _copy(weights)
 
-    def _assign(self, slot, values):
+    def _assign(self, slot: int, values: Sequence[Tensor]) -> None:
         path_integral, importance, reference = values
         assign(self.path_integrals[slot], path_integral)
         assign(self.importances[slot], importance)
         assign(self.references[slot], reference)
 
-    def adopt(self, slot, other, other_slot):
+    def adopt(self, slot: int, other: SIState, other_slot: int) -> None:
         """Takes the state of one variable over from another `SIState`."""
         self._assign(
             slot,
@@ -228,7 +254,7 @@ class SIState:
 
     # What is not finite.
 
-    def nonfinite_weights(self):
+    def nonfinite_weights(self) -> list[str]:
         """Returns the paths of tracked variables that are not finite."""
         return [
             variable.path
@@ -236,7 +262,7 @@ class SIState:
             if not bool(ops.all(ops.isfinite(self.weights(slot))))
         ]
 
-    def drop_nonfinite(self):
+    def drop_nonfinite(self) -> dict[str, int]:
         """Zeroes what is not finite in omega; returns its count by path."""
         dropped = {}
         for variable, omega in zip(
@@ -252,7 +278,7 @@ class SIState:
 
     # The penalty in loss and logs.
 
-    def refresh_penalties(self):
+    def refresh_penalties(self) -> None:
         """Computes each variable's penalty at the weights of now."""
         penalties = [
             si.penalty(
@@ -268,24 +294,24 @@ class SIState:
             self.penalties, ops.stack([ops.cast(p, dtype) for p in penalties])
         )
 
-    def add_to_mean_penalty(self, size, penalty):
+    def add_to_mean_penalty(self, size: Tensor, penalty: Tensor) -> None:
         """Counts a step on `size` samples that began with `penalty`."""
         assign(self.penalty_sum, self.penalty_sum + size * penalty)
         assign(self.sample_count, self.sample_count + size)
 
-    def reset_mean_penalty(self):
+    def reset_mean_penalty(self) -> None:
         """Begins a new mean, as Keras does for `loss` at every epoch."""
         self.penalty_sum.assign(0)
         self.sample_count.assign(0)
 
-    def mean_penalty(self):
+    def mean_penalty(self) -> float:
         """Returns the mean penalty over the samples since the last reset."""
         count = float(ops.convert_to_numpy(self.sample_count))
         total = float(ops.convert_to_numpy(self.penalty_sum))
         return total / count if count else 0.0
 
 
-def _copy(x):
+def _copy(x: Tensor) -> Tensor:
     # Adding zero makes a new buffer: a plain read may share the variable's.
     return x + ops.zeros((), x.dtype)
 
@@ -293,8 +319,8 @@ def _copy(x):
 class _CopyOf(keras.initializers.Initializer):
     """Initializes a variable with what another one holds now."""
 
-    def __init__(self, variable):
+    def __init__(self, variable: keras.Variable) -> None:
         self.variable = variable
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Any, dtype: str | None = None) -> Tensor:
         return ops.cast(_copy(self.variable), dtype)

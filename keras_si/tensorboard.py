@@ -3,11 +3,14 @@
 import contextlib
 import os
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_si import backend
+from keras_si.state import SIState
 
 
 class SILog:
@@ -27,10 +30,12 @@ class SILog:
     callback nothing is read, computed or imported.
     """
 
-    def __init__(self):
-        self._folder = self._writer = self._written = None
+    def __init__(self) -> None:
+        self._folder: str | None = None
+        self._writer: Any = None
+        self._written: tuple[weakref.ref[SIState], int] | None = None
 
-    def look_for_tensorboard(self):
+    def look_for_tensorboard(self) -> None:
         """Follows the TensorBoard callback of the `fit` that begins, if any."""
         folder = None
         for callback in backend.callbacks_of_this_fit():
@@ -42,7 +47,7 @@ class SILog:
                 self._writer.close()
             self._folder, self._writer, self._written = folder, None, None
 
-    def write_epoch(self, state):
+    def write_epoch(self, state: SIState) -> None:
         """Writes the epoch's mean penalty, and importance if it is new."""
         if self._folder is None:
             return
@@ -52,7 +57,7 @@ class SILog:
             )
         self.write_importance(state)
 
-    def write_importance(self, state):
+    def write_importance(self, state: SIState) -> None:
         """Writes the importance, unless it was written already."""
         if self._folder is None:
             return
@@ -73,7 +78,7 @@ class SILog:
                 summary.histogram(f"importance/{path}", values, step)
 
     @contextlib.contextmanager
-    def _recording(self):
+    def _recording(self) -> Iterator[Any]:
         from tensorflow import summary  # as Keras's own callback does
 
         if self._writer is None:
@@ -85,5 +90,5 @@ class SILog:
         self._writer.flush()
 
 
-def _int(variable):
+def _int(variable: keras.Variable) -> int:
     return int(ops.convert_to_numpy(variable))
