@@ -38,7 +38,7 @@ setup(
     package_data={
         "keras_si": ["py.typed"],
         "keras_si_cli": [
-            "page.css",
+            *("py.typed", "page.css"),
             *("datasets/*", "datasets/*/*", "datasets/*/*/*"),
         ],
     },

@@ -2,21 +2,23 @@
 
 import numpy as np
 
-from .config import check_tasks
-from .data import Split
+from .config import RunConfig, check_tasks
+from .data import Data, Split
 from .errors import OptionError
 from .presets import BENCHMARKS
 from .task import Examples, Task
 
 
-def pixel_permutation(seed, index, num_features):
+def pixel_permutation(seed: int, index: int, num_features: int) -> np.ndarray:
     """Returns the permutation of a task; task 0 leaves all in place."""
     if index == 0:
         return np.arange(num_features)
     return np.random.default_rng([seed, index]).permutation(num_features)
 
 
-def permuted(data, config, seed, as_bytes=False):
+def permuted(
+    data: Data, config: RunConfig, seed: int, as_bytes: bool = False
+) -> list[Task]:
     """Permuted MNIST, or any images: a task is a permutation of the pixels.
 
     One permutation, of all pixels and channels, is shared by all images of
@@ -39,7 +41,9 @@ def permuted(data, config, seed, as_bytes=False):
     ]
 
 
-def split(data, config, seed, as_bytes=False):
+def split(
+    data: Data, config: RunConfig, seed: int, as_bytes: bool = False
+) -> list[Task]:
     """Split MNIST, or any images: a task is a few classes, in their order.
 
     In the task and the class scenario every class has an output of its own;
@@ -79,13 +83,15 @@ def split(data, config, seed, as_bytes=False):
     return tasks
 
 
-def _of_classes(part, first, size, lowest):
+def _of_classes(part: Split, first: int, size: int, lowest: int) -> Split:
     """Returns the examples of some classes, labelled from `lowest` up."""
     chosen = (part.labels >= first) & (part.labels < first + size)
     return Split(part.images[chosen], part.labels[chosen] - first + lowest)
 
 
-def tasks(data, config, seed, as_bytes=False):
+def tasks(
+    data: Data, config: RunConfig, seed: int, as_bytes: bool = False
+) -> list[Task]:
     """Returns the tasks of the configured benchmark."""
     splits = BENCHMARKS[config.benchmark].splits_classes
     return (split if splits else permuted)(data, config, seed, as_bytes)

@@ -7,11 +7,19 @@ JSON follows, the checksums do not fit, and the other slot is the one to go on
 from.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import files
+from .types import Path, Record
+
+if TYPE_CHECKING:
+    import keras
 
 SCHEMA = 1
 SLOTS = (0, 1)
@@ -35,7 +43,7 @@ class Position:
     epoch: int = 0
 
     @property
-    def is_start(self):
+    def is_start(self) -> bool:
         return (self.task, self.epoch) == (0, 0)
 
 
@@ -52,16 +60,18 @@ class Checkpoint:
         variables: The file of the method's own variables, or `None`.
     """
 
-    config: dict
-    versions: dict
-    runs: list
+    config: Record
+    versions: Record
+    runs: list[Record]
     position: Position
     weights: pathlib.Path | None
     variables: pathlib.Path | None
 
 
-# Slot, number and record of files of a checkpoint that is not there.
-NONE = (1, 0, {})
+# Slot, number and record of files of a checkpoint.
+Newest: TypeAlias = tuple[int, int, Record]
+# Of one that is not there.
+NONE: Newest = (1, 0, {})
 
 
 class Checkpoints:
@@ -74,13 +84,25 @@ class Checkpoints:
             gives it.
     """
 
-    def __init__(self, folder, config, versions, newest=NONE):
+    def __init__(
+        self,
+        folder: Path,
+        config: Record,
+        versions: Record,
+        newest: Newest = NONE,
+    ) -> None:
         self._folder = pathlib.Path(folder)
         self._config = config
         self._versions = versions
         self._slot, self._number, self._saved = newest
 
-    def save(self, runs, position, model, variables):
+    def save(
+        self,
+        runs: list[Record],
+        position: Position,
+        model: keras.Model,
+        variables: Sequence[keras.Variable],
+    ) -> None:
         """Saves where the run stands, and all that it knows.
 
         Args:
@@ -106,16 +128,16 @@ class Checkpoints:
         self._slot = slot
         self._write(runs, position)
 
-    def update(self, runs, position):
+    def update(self, runs: list[Record], position: Position) -> None:
         """Saves where the run stands, the model being that of `save`."""
         self._write(runs, position)
 
-    def between_runs(self, runs):
+    def between_runs(self, runs: list[Record]) -> None:
         """Saves that a run is over and the next one has not begun."""
         self._slot, self._saved = 1 - self._slot, {}
         self._write(runs, Position())
 
-    def _write(self, runs, position):
+    def _write(self, runs: list[Record], position: Position) -> None:
         self._number += 1
         files.write_json(
             _path(self._folder, self._slot, "json"),
@@ -130,14 +152,14 @@ class Checkpoints:
             },
         )
 
-    def remove(self):
+    def remove(self) -> None:
         """Removes the checkpoints: the run is complete."""
         for slot in SLOTS:
             for name in ENDINGS:
                 _path(self._folder, slot, name).unlink(missing_ok=True)
 
 
-def read(folder):
+def read(folder: Path) -> tuple[Checkpoint | None, Newest, list[str]]:
     """Reads the newest good checkpoint of a folder.
 
     Returns:
@@ -162,7 +184,9 @@ def read(folder):
     return checkpoint, newest, problems
 
 
-def _read_slot(folder, slot):
+def _read_slot(
+    folder: pathlib.Path, slot: int
+) -> tuple[Checkpoint, Newest] | None:
     path = _path(folder, slot, "json")
     try:
         content = files.read_json(path)
@@ -194,7 +218,7 @@ def _read_slot(folder, slot):
     return checkpoint, (slot, number, expected)
 
 
-def _check_file(path, expected):
+def _check_file(path: pathlib.Path, expected: Record) -> None:
     try:
         size = os.path.getsize(path)
         if size != expected["size"]:
@@ -207,5 +231,5 @@ def _check_file(path, expected):
         raise files.DamagedFile(path, error.strerror) from error
 
 
-def _path(folder, slot, name):
+def _path(folder: pathlib.Path, slot: int, name: str) -> pathlib.Path:
     return folder / f"checkpoint-{slot}.{ENDINGS[name]}"

@@ -4,16 +4,32 @@ Options are checked first. What is heavy is imported where it is used, so that
 `--help` answers at once.
 """
 
+from __future__ import annotations
+
 import os
 import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from . import config as config_module
 from . import output as output_module
 from . import resume as resume_module
 from .errors import Interrupted, OptionError, RunError
+from .types import Record
+
+if TYPE_CHECKING:
+    from .results import Results
+    from .tune import Search
 
 
-def run(benchmark, preset, output, overwrite, resume, **options):
+def run(
+    benchmark: str,
+    preset: str,
+    output: str | None,
+    overwrite: bool,
+    resume: bool,
+    **options: Any,
+) -> None:
     """Runs a benchmark; the options are those of `options.run_options`."""
     if resume and overwrite:
         raise OptionError("--resume", "cannot be combined with --overwrite")
@@ -27,27 +43,28 @@ def run(benchmark, preset, output, overwrite, resume, **options):
     _run_in_folder(config, overwrite, resume)
 
 
-def resume(folder):
+def resume(folder: str) -> None:
     """Goes on with the run in a folder."""
     config = resume_module.read_config(folder)
     _check_data_dir(config.data_dir)
     _run_in_folder(config, resume=True)
 
 
-def _given(hidden, jit, data_dir, **given):
+def _given(
+    hidden: str | None, jit: bool | None, data_dir: str | None, **given: Any
+) -> Record:
     """Returns options by the names of `RunConfig`."""
     if hidden is not None:
-        hidden = config_module.parse_hidden(hidden)
+        given["hidden"] = config_module.parse_hidden(hidden)
     _check_data_dir(data_dir)
     return {
         **given,
-        "hidden": hidden,
         "jit": "auto" if jit is None else jit,
         "data_dir": data_dir,
     }
 
 
-def _check_data_dir(data_dir):
+def _check_data_dir(data_dir: str | None) -> None:
     if data_dir is not None and not os.path.isdir(data_dir):
         raise OptionError(
             "--data-dir",
@@ -56,7 +73,11 @@ def _check_data_dir(data_dir):
         )
 
 
-def _run_in_folder(config, overwrite=False, resume=False):
+def _run_in_folder(
+    config: config_module.RunConfig,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> None:
     with output_module.held(config.output, overwrite, resume):
         if resume:
             resume_module.check_config(config.output, config)
@@ -69,7 +90,7 @@ def _run_in_folder(config, overwrite=False, resume=False):
         )
 
 
-def _train(config, resume):
+def _train(config: config_module.RunConfig, resume: bool) -> Results:
     from . import progress, startup
 
     with progress.observer() as observer:
@@ -96,7 +117,15 @@ def _train(config, resume):
             raise Interrupted(f"interrupted{how}") from None
 
 
-def tune(benchmark, preset, strengths, dampings, jobs, engine, **options):
+def tune(
+    benchmark: str,
+    preset: str,
+    strengths: Sequence[float],
+    dampings: Sequence[float],
+    jobs: int,
+    engine: str,
+    **options: Any,
+) -> None:
     """Searches; the options are those of `options.tune_options`."""
     from . import engines, grid
     from . import tune as tune_module
@@ -114,7 +143,7 @@ def tune(benchmark, preset, strengths, dampings, jobs, engine, **options):
         _search(search, engine, jobs)
 
 
-def _search(search, engine, jobs):
+def _search(search: Search, engine: str, jobs: int) -> None:
     from . import startup
 
     startup.import_quietly()
@@ -138,7 +167,7 @@ def _search(search, engine, jobs):
     search_report.write_heat_map(search)
 
 
-def _show(results, output):
+def _show(results: Results, output: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -153,7 +182,7 @@ def _show(results, output):
     console.print(Text(f"results and figures: {output}"), soft_wrap=True)
 
 
-def _labels(runs):
+def _labels(runs: Sequence[str]) -> Sequence[str]:
     """Returns the runs' names without the folders that they share."""
     if len(runs) == 1:
         return runs
@@ -162,7 +191,12 @@ def _labels(runs):
     return [os.path.relpath(path, shared) for path in paths]
 
 
-def report(runs, output, html, overwrite):
+def report(
+    runs: Sequence[str],
+    output: str | None,
+    html: str | None,
+    overwrite: bool,
+) -> None:
     """Compares runs; draws them into `output`, and into the page `html`.
 
     Both are files, and left out if they are not given.

@@ -1,12 +1,17 @@
 """The resolved options of a run, each checked without importing Keras."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from .errors import OptionError
 from .methods import METHODS
-from .presets import BENCHMARKS
+from .presets import BENCHMARKS, Benchmark
+from .types import Options, Record
 
 OUTPUT_WEIGHTS = ("zeros", "glorot")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -84,7 +89,7 @@ class RunConfig:
     deterministic: bool = False
     distribute: str = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _one_of("benchmark", self.benchmark, BENCHMARKS)
         benchmark = BENCHMARKS[self.benchmark]
         _one_of("--preset", self.preset, benchmark.presets)
@@ -115,7 +120,7 @@ class RunConfig:
         if not self.output.strip():
             raise OptionError("--output", "received an empty name")
 
-    def _check_methods(self):
+    def _check_methods(self) -> None:
         for name in self.methods:
             _one_of("--method", name, METHODS)
             if self.scenario not in METHODS[name].scenarios:
@@ -130,7 +135,7 @@ class RunConfig:
                 f"received {', '.join(self.methods)}; name each method once",
             )
 
-    def _check_dataset(self, benchmark):
+    def _check_dataset(self, benchmark: Benchmark) -> None:
         if not self.dataset.strip():
             raise OptionError("--dataset", "received an empty name")
         for name in self.datasets:
@@ -143,28 +148,28 @@ class RunConfig:
                 )
         if not benchmark.splits_classes:
             return
-        names = [re.match(r"\w+", name)[0] for name in self.datasets]
+        names = [re.split(r"\W", name)[0] for name in self.datasets]
         if all(name in CLASSES for name in names):
             check_tasks(self, sum(CLASSES[name] for name in names))
 
     @property
-    def datasets(self):
+    def datasets(self) -> tuple[str, ...]:
         """The names in `dataset`."""
         if self.dataset == BENCHMARKS[self.benchmark].dataset:
             return tuple(self.dataset.split("+"))
         return (self.dataset,)
 
     @property
-    def classes_per_task(self):
+    def classes_per_task(self) -> int:
         """Where tasks split the classes: pairs, or tens of joined datasets."""
         return 2 if len(self.datasets) == 1 else 10
 
-    def to_dict(self):
+    def to_dict(self) -> Record:
         """Returns the options as JSON can hold them."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, options):
+    def from_dict(cls, options: Options) -> RunConfig:
         """Makes it from what `to_dict` gave, also after a way through JSON.
 
         Raises:
@@ -180,15 +185,14 @@ class RunConfig:
             )
         for name in sorted(needed - set(options)):
             raise OptionError(_option(name), "missing from the configuration")
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in options.items()
-            }
-        )
+        values: Record = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+        }
+        return cls(**values)
 
 
-def resolve(benchmark, preset, given):
+def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
     """Makes a `RunConfig`: the preset's values, then what was given.
 
     Args:
@@ -221,7 +225,7 @@ def resolve(benchmark, preset, given):
     return RunConfig(**{**values, **given})
 
 
-def _refuse_what_means_nothing(given):
+def _refuse_what_means_nothing(given: Options) -> None:
     if "epochs" in given and "steps" in given:
         raise OptionError(
             "--steps", "received together with --epochs; give one of them"
@@ -237,7 +241,7 @@ def _refuse_what_means_nothing(given):
             )
 
 
-def check_tasks(config, num_classes):
+def check_tasks(config: RunConfig, num_classes: int) -> None:
     """Refuses more tasks than there are classes for."""
     most = num_classes // config.classes_per_task
     if config.tasks > most:
@@ -249,7 +253,7 @@ def check_tasks(config, num_classes):
         )
 
 
-def parse_hidden(text):
+def parse_hidden(text: str) -> tuple[int, ...]:
     """Reads `"2000,2000"` as `(2000, 2000)`."""
     try:
         return tuple(int(units) for units in text.split(","))
@@ -261,18 +265,18 @@ def parse_hidden(text):
         ) from None
 
 
-def _option(name):
+def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _one_of(option, value, choices):
+def _one_of(option: str, value: Any, choices: Iterable[str]) -> None:
     if value not in choices:
         raise OptionError(
             option, f"received {value!r}, expected one of {', '.join(choices)}"
         )
 
 
-def _at_least_one(option, value):
+def _at_least_one(option: str, value: int) -> None:
     if not 1 <= value <= LARGEST:
         raise OptionError(
             option,
@@ -280,7 +284,7 @@ def _at_least_one(option, value):
         )
 
 
-def _number(option, value, above_zero):
+def _number(option: str, value: float, above_zero: bool) -> None:
     if above_zero and (value <= 0 or not math.isfinite(value)):
         raise OptionError(
             option, f"received {value}, expected a finite number above 0"

@@ -14,11 +14,14 @@ import socket
 import sys
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from .errors import OptionError, RunError
+from .types import Path
 
 EMBEDDED = pathlib.Path(__file__).parent / "datasets"
 # Long enough for a slow network, short enough not to look like hanging.
@@ -32,7 +35,7 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
 
@@ -46,7 +49,7 @@ class Data:
     test: Split
 
 
-def load(name, data_dir=None):
+def load(name: str, data_dir: Path | None = None) -> Data:
     """Loads the train and test splits of an image classification dataset.
 
     Looks in `data_dir` if given; else in the package's own data, if it holds
@@ -80,7 +83,9 @@ def load(name, data_dir=None):
     return Data(name, num_classes, train, test)
 
 
-def load_all(names, data_dir=None, held_out=False):
+def load_all(
+    names: Sequence[str], data_dir: Path | None = None, held_out: bool = False
+) -> Data:
     """Loads datasets and joins them: the classes of one after the other's.
 
     Args:
@@ -98,7 +103,7 @@ def load_all(names, data_dir=None, held_out=False):
     return first
 
 
-def _without_test(data):
+def _without_test(data: Data) -> Data:
     """Returns the training data alone, the last sixth of it as the test set.
 
     Of MNIST that is 10,000 images. TFDS has shuffled the examples when it
@@ -112,7 +117,7 @@ def _without_test(data):
     return dataclasses.replace(data, train=train, test=test)
 
 
-def _joined(one, other):
+def _joined(one: Data, other: Data) -> Data:
     shapes = [data.train.images.shape[1:] for data in (one, other)]
     if shapes[0] != shapes[1]:
         raise OptionError(
@@ -135,15 +140,15 @@ def _joined(one, other):
     )
 
 
-def _prepared_in(folder, name):
+def _prepared_in(folder: pathlib.Path, name: str) -> bool:
     # A TFDS name may go on: name/config:version.
-    dataset = re.match(r"\w*", name)[0]
+    dataset = re.split(r"\W", name)[0]
     return bool(dataset) and any(
         (folder / dataset).glob("**/dataset_info.json")
     )
 
 
-def _builder(name, data_dir):
+def _builder(name: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError:
@@ -163,7 +168,7 @@ def _builder(name, data_dir):
         ) from error
 
 
-def _check_features(name, info):
+def _check_features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, ...]:
     """Returns the keys of image and label, or refuses the dataset."""
     keys = info.supervised_keys or _the_only_keys(info.features)
     if not _are_image_and_label(info.features, keys):
@@ -188,7 +193,7 @@ def _check_features(name, info):
     return keys
 
 
-def _the_only_keys(features):
+def _the_only_keys(features: tfds.features.FeaturesDict) -> tuple[str, ...]:
     """For datasets that do not say what is to be learned from what."""
     return tuple(
         key
@@ -198,7 +203,9 @@ def _the_only_keys(features):
     )
 
 
-def _are_image_and_label(features, keys):
+def _are_image_and_label(
+    features: tfds.features.FeaturesDict, keys: tuple[Any, ...]
+) -> bool:
     return (
         len(keys) == 2
         and all(isinstance(key, str) for key in keys)
@@ -207,7 +214,7 @@ def _are_image_and_label(features, keys):
     )
 
 
-def _check_splits(name, info):
+def _check_splits(name: str, info: tfds.core.DatasetInfo) -> None:
     missing = {"train", "test"} - set(info.splits)
     if missing:
         raise OptionError(
@@ -217,7 +224,9 @@ def _check_splits(name, info):
         )
 
 
-def _split(name, columns, image_key, label_key):
+def _split(
+    name: str, columns: dict[str, np.ndarray], image_key: str, label_key: str
+) -> Split:
     labels = columns[label_key].astype("int32")
     if len(labels) == 0 or labels.min() < 0:
         raise OptionError(
@@ -228,7 +237,7 @@ def _split(name, columns, image_key, label_key):
     return Split(columns[image_key], labels)
 
 
-def _download(name, builder):
+def _download(name: str, builder: tfds.core.DatasetBuilder) -> None:
     where = pathlib.Path(builder.data_dir)
     how = (
         f"{name!r} is not prepared in {where}, and cannot be downloaded "
@@ -250,7 +259,7 @@ def _download(name, builder):
         raise RunError(how.format(_first_line(error), name)) from error
 
 
-def _unreachable_hosts(builder):
+def _unreachable_hosts(builder: tfds.core.DatasetBuilder) -> list[str]:
     """Returns the dataset's hosts if none of them can be reached.
 
     TFDS itself retries for minutes before it gives up. Behind a proxy only
@@ -273,10 +282,10 @@ def _unreachable_hosts(builder):
     return sorted(hosts)
 
 
-def _default_dir():
+def _default_dir() -> str:
     return os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]

@@ -8,20 +8,32 @@ import concurrent.futures
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from .errors import OptionError, RunError
 from .startup import import_quietly
 
+A = TypeVar("A")
+B = TypeVar("B")
+
 ENGINES = ("local", "ray")
 
 
-def here(function, arguments):
+def here(
+    function: Callable[[A], B], arguments: Iterable[A]
+) -> Iterator[tuple[int, B]]:
     """One after the other, in this process."""
     for position, argument in enumerate(arguments):
         yield position, function(argument)
 
 
-def processes(function, arguments, jobs, start=import_quietly):
+def processes(
+    function: Callable[[A], B],
+    arguments: Sequence[A],
+    jobs: int,
+    start: Callable[[int], None] = import_quietly,
+) -> Iterator[tuple[int, B]]:
     """Several at once, each in a process of its own with a share of the cores.
 
     Args:
@@ -55,13 +67,15 @@ def processes(function, arguments, jobs, start=import_quietly):
             process.terminate()
 
 
-def _start_process(start, threads):
+def _start_process(start: Callable[[int], None], threads: int) -> None:
     # A Ctrl-C reaches every process; the first one tells of it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     start(threads)
 
 
-def ray(function, arguments, jobs):
+def ray(
+    function: Callable[[A], B], arguments: Iterable[A], jobs: int
+) -> Iterator[tuple[int, B]]:
     """On a Ray cluster, or on this machine if there is none.
 
     The cluster is that of the environment variable `RAY_ADDRESS`. Each point
@@ -71,7 +85,7 @@ def ray(function, arguments, jobs):
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     library = _import_ray()
     cores = cores_each(jobs)
-    alone = {}
+    alone: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
         alone = {
             "num_cpus": cores * jobs,
@@ -93,12 +107,12 @@ def ray(function, arguments, jobs):
         library.shutdown()
 
 
-def _started(function, argument, threads):
+def _started(function: Callable[[A], B], argument: A, threads: int) -> B:
     import_quietly(threads)
     return function(argument)
 
 
-def _import_ray():
+def _import_ray() -> Any:
     try:
         import ray
     except ImportError:
@@ -110,15 +124,15 @@ def _import_ray():
     return ray
 
 
-def check(engine):
+def check(engine: str) -> None:
     """Refuses an engine that is not there, before anything is started."""
     if engine == "ray":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _import_ray()
 
 
-def cores_each(jobs):
+def cores_each(jobs: int) -> int:
     """Returns the cores of this machine for each of so many jobs."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux alone.
-    cores = len(affinity(0)) if affinity else os.cpu_count()
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // jobs)

@@ -6,11 +6,11 @@ class OptionError(ValueError):
 
     exit_code = 2
 
-    def __init__(self, option, problem):
+    def __init__(self, option: str, problem: str) -> None:
         # Both as arguments, so that it can travel from process to process.
         super().__init__(option, problem)
 
-    def __str__(self):
+    def __str__(self) -> str:
         option, problem = self.args
         return f"{option}: {problem}"
 

@@ -4,23 +4,27 @@ import io
 import itertools
 import pathlib
 import textwrap
+from typing import Any
 
 import numpy as np
 from cycler import cycler
 from matplotlib import rc_context, rcParamsDefault
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .files import write_atomically
 from .methods import METHODS
 from .protocols import differences, title
-from .results import curve
+from .results import Curve, Results, curve
+from .types import Labelled, Path
 
 AVERAGE = "average_accuracy"
 PER_TASK = "accuracy_per_task"
 FORMATS = (".png", ".svg")
 FIGURES = tuple(name + kind for name in (AVERAGE, PER_TASK) for kind in FORMATS)
-STYLE = {
+STYLE: Any = {  # Its keys are a type of Matplotlib's own.
     # Same results, same bytes: no random ids and no date in the SVG.
     "svg.hashsalt": "keras-si",
     # Names are shown as they are, $ included.
@@ -29,7 +33,7 @@ STYLE = {
     "axes.prop_cycle": rcParamsDefault["axes.prop_cycle"]
     * cycler(marker=["o"]),
 }
-TASK_STYLE = {**STYLE, "font.size": 9}
+TASK_STYLE: Any = {**STYLE, "font.size": 9}
 MOST_COLUMNS = 5
 # Characters of a heading that fit over the figure of averages.
 LINE = 60
@@ -37,7 +41,7 @@ LINE = 60
 NAME_WIDTH = 2.6
 
 
-def write_figures(results, folder):
+def write_figures(results: Results, folder: Path) -> None:
     """Writes the figures of one run, each as PNG and SVG."""
     for kind in FORMATS:
         path = pathlib.Path(folder) / (AVERAGE + kind)
@@ -45,13 +49,13 @@ def write_figures(results, folder):
         write_task_figure(results, pathlib.Path(folder) / (PER_TASK + kind))
 
 
-def remove_figures(folder):
+def remove_figures(folder: Path) -> None:
     """Removes the figures of an earlier run, and nothing else."""
     for name in FIGURES:
         (pathlib.Path(folder) / name).unlink(missing_ok=True)
 
 
-def write_figure(labelled, path):
+def write_figure(labelled: Labelled, path: Path) -> None:
     """Writes the figure of `average_figure`.
 
     Args:
@@ -62,13 +66,13 @@ def write_figure(labelled, path):
         _save(average_figure(labelled), path)
 
 
-def write_task_figure(results, path):
+def write_task_figure(results: Results, path: Path) -> None:
     """Writes the figure of `task_figure`, as `write_figure` does."""
     with rc_context(TASK_STYLE):
         _save(task_figure(results), path)
 
 
-def average_figure(labelled):
+def average_figure(labelled: Labelled) -> Figure:
     """Draws average accuracy over the number of tasks, a line a method.
 
     With several seeds the line is their mean, and a band shows plus and
@@ -106,7 +110,7 @@ def average_figure(labelled):
     return figure
 
 
-def task_figure(results):
+def task_figure(results: Results) -> Figure:
     """Draws the accuracy on each task over the tasks learned since.
 
     One small figure for each task, from where it is learned to the end; lines
@@ -150,17 +154,17 @@ def task_figure(results):
     return figure
 
 
-def method_name(method):
+def method_name(method: str) -> str:
     """Returns what a method is called where there is room for it."""
     known = METHODS.get(method)
     return known.label if known and known.label else method
 
 
-def _average(results, method):
+def _average(results: Results, method: str) -> Curve:
     return curve([run.average_accuracy for run in results.of(method)])
 
 
-def _of_task(results, method, task):
+def _of_task(results: Results, method: str, task: int) -> Curve:
     """The accuracy on a task; before it is learned, it is not shown."""
     columns = [run.accuracy[:, task].copy() for run in results.of(method)]
     for column in columns:
@@ -168,7 +172,9 @@ def _of_task(results, method, task):
     return curve(columns)
 
 
-def _draw(axes, name, mean, error, many):
+def _draw(
+    axes: Axes, name: str, mean: np.ndarray, error: np.ndarray, many: bool
+) -> None:
     tasks = np.arange(1, len(mean) + 1)
     (line,) = axes.plot(tasks, mean, markersize=4, label=name)
     if many:
@@ -182,9 +188,9 @@ def _draw(axes, name, mean, error, many):
         )
 
 
-def _format(*all_axes):
-    drawn = [line.get_ydata() for axes in all_axes for line in axes.lines]
-    drawn = np.concatenate([*drawn, [1.0]])
+def _format(*all_axes: Axes) -> None:
+    lines = [line for axes in all_axes for line in axes.lines]
+    drawn = np.concatenate([np.ones(1), *map(_heights, lines)])
     # From a full ten percent, to all that there is to get.
     lowest = np.floor(10 * np.nanmin(drawn)) / 10 - 1e-9
     for axes in all_axes:
@@ -195,7 +201,11 @@ def _format(*all_axes):
         axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure, path):
+def _heights(line: Line2D) -> np.ndarray:
+    return np.asarray(line.get_ydata())
+
+
+def _save(figure: Figure, path: Path) -> None:
     kind = pathlib.Path(path).suffix[1:]
     content = io.BytesIO()
     figure.savefig(

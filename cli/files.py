@@ -6,8 +6,11 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Callable
+from typing import Any
 
 from .errors import RunError
+from .types import Path, Record
 
 CHECKSUM = "checksum"
 
@@ -15,12 +18,14 @@ CHECKSUM = "checksum"
 class DamagedFile(RunError):
     """A file is not what was written, or was never ours."""
 
-    def __init__(self, path, problem):
+    def __init__(self, path: Path, problem: object) -> None:
         super().__init__(f"{path} is damaged: {problem}")
         self.path, self.problem = path, problem
 
 
-def write_atomically(path, content):
+def write_atomically(
+    path: Path, content: bytes | Callable[[pathlib.Path], object]
+) -> None:
     """Replaces a file in one step: a reader sees the old or the new one.
 
     Args:
@@ -50,7 +55,7 @@ def write_atomically(path, content):
         raise
 
 
-def _sync(path):
+def _sync(path: Path) -> None:
     """Waits until the disk has it: a power cut must not leave a name alone."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -59,14 +64,14 @@ def _sync(path):
         os.close(descriptor)
 
 
-def _remove(path):
+def _remove(path: pathlib.Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
         pass  # The error that is being told matters more.
 
 
-def _reason(error, path):
+def _reason(error: OSError, path: pathlib.Path) -> str:
     if not path.parent.is_dir():
         return "its folder is gone"
     # HDF5 tells its errors in its own way, with the number within.
@@ -76,13 +81,13 @@ def _reason(error, path):
     return error.strerror or str(error)
 
 
-def remove_drafts(folder):
+def remove_drafts(folder: Path) -> None:
     """Removes what runs that were killed while writing have left."""
     for draft in pathlib.Path(folder).glob(".draft-*"):
         _remove(draft)
 
 
-def write_json(path, content):
+def write_json(path: Path, content: Record) -> None:
     """Writes a JSON object, with its checksum as the last entry.
 
     NaN becomes null.
@@ -95,7 +100,7 @@ def write_json(path, content):
     write_atomically(path, (text + "\n").encode())
 
 
-def read_json(path, needs_checksum=True):
+def read_json(path: Path, needs_checksum: bool = True) -> Record:
     """Reads a JSON object; checks its checksum, and leaves it out.
 
     Args:
@@ -125,7 +130,7 @@ def read_json(path, needs_checksum=True):
     return content
 
 
-def check_schema(path, found, expected, problem):
+def check_schema(path: Path, found: Any, expected: int, problem: str) -> None:
     """Refuses a file of a newer keras-si, and one that is none of ours.
 
     Args:
@@ -147,29 +152,29 @@ def check_schema(path, found, expected, problem):
         raise DamagedFile(path, problem)
 
 
-def _without_checksum(content):
+def _without_checksum(content: Any) -> Any:
     if not isinstance(content, dict):
         return content
     return {key: value for key, value in content.items() if key != CHECKSUM}
 
 
-def json_checksum(content):
+def json_checksum(content: Any) -> str:
     """Returns the SHA-256 of a JSON object, whatever its layout."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def file_checksum(path):
+def file_checksum(path: Path) -> str:
     """Returns the SHA-256 of a file."""
     with open(path, "rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _on_one_line(match):
+def _on_one_line(match: re.Match[str]) -> str:
     return re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]")
 
 
-def as_json(value):
+def as_json(value: Any) -> Any:
     """Returns what comes back when `value` is written as JSON and read."""
     if isinstance(value, dict):
         return {key: as_json(item) for key, item in value.items()}

@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterable, Sequence
 
-from .config import resolve
+from .config import RunConfig, resolve
 from .errors import OptionError
 from .methods import METHODS
+from .types import Options, Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,32 +19,38 @@ class Point:
     damping: float | None
 
     @property
-    def options(self):
+    def options(self) -> dict[str, float]:
         """Its settings by name, without those that it does not have."""
         pairs = (("strength", self.strength), ("damping", self.damping))
         return {name: value for name, value in pairs if value is not None}
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What it is called in tables."""
         settings = (f"{name} {v:g}" for name, v in self.options.items())
         return " ".join([self.method, *settings])
 
     @property
-    def file(self):
+    def file(self) -> str:
         """What its results are called in the folder of the search."""
         # As exact as the number itself.
         settings = (f"{name}={v!r}" for name, v in self.options.items())
         return "-".join([self.method, *settings]) + ".json"
 
     @property
-    def command(self):
+    def command(self) -> str:
         """The options of `run` that choose it."""
         settings = (f"--{name} {v!r}" for name, v in self.options.items())
         return " ".join([f"--method {self.method}", *settings])
 
 
-def points(benchmark, preset, given, strengths, dampings):
+def points(
+    benchmark: str,
+    preset: str,
+    given: Options,
+    strengths: Sequence[float | None],
+    dampings: Sequence[float | None],
+) -> dict[Point, RunConfig]:
     """Returns the points of the grid and the `RunConfig` of each, a dict.
 
     Args:
@@ -82,14 +90,16 @@ def points(benchmark, preset, given, strengths, dampings):
     return made
 
 
-def _first(strengths, dampings):
+def _first(
+    strengths: Sequence[float | None], dampings: Sequence[float | None]
+) -> Record:
     return {
         "strength": strengths[0] if strengths else None,
         "damping": dampings[0] if dampings else None,
     }
 
 
-def at_the_edge(best, tried):
+def at_the_edge(best: Point, tried: Iterable[Point]) -> list[str]:
     """Returns the options whose best value has no neighbour on one side.
 
     Args:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from .markup import Markup, element, join
 
@@ -31,7 +33,12 @@ class Cell:
     bar: float | None = None
 
 
-def table(name, caption, columns, rows):
+Row: TypeAlias = Sequence[Cell | str]
+
+
+def table(
+    name: str, caption: str, columns: Sequence[str], rows: Iterable[Row]
+) -> Markup:
     """Returns a table, as `Markup`.
 
     Args:
@@ -40,7 +47,7 @@ def table(name, caption, columns, rows):
         columns: The headings of the columns.
         rows: A list of `Cell` and text for each row.
     """
-    rows = [[_cell(cell) for cell in row] for row in rows]
+    cells = [[_cell(cell) for cell in row] for row in rows]
     head = element(
         "tr",
         *(
@@ -48,12 +55,12 @@ def table(name, caption, columns, rows):
                 "th",
                 _breakable(heading),
                 scope="col",
-                class_=_kind(rows, place),
+                class_=_kind(cells, place),
             )
             for place, heading in enumerate(columns)
         ),
     )
-    body = [element("tr", *map(_element, row)) for row in rows]
+    body = [element("tr", *map(_element, row)) for row in cells]
     return element(
         "div",
         element(
@@ -61,7 +68,7 @@ def table(name, caption, columns, rows):
             element("caption", element("span", caption), id=name),
             element("thead", head),
             element("tbody", *body),
-            style=f"--characters: {_characters(columns, rows)}",
+            style=f"--characters: {_characters(columns, cells)}",
         ),
         class_="scroll",
         role="region",
@@ -71,17 +78,17 @@ def table(name, caption, columns, rows):
     )
 
 
-def _kind(rows, place):
+def _kind(rows: list[list[Cell]], place: int) -> str | None:
     """Returns the class of a heading: that of text, if it is over text."""
     kinds = {row[place].kind for row in rows if row[place].kind in TEXTS}
     return "text" if kinds else None
 
 
-def _cell(cell):
+def _cell(cell: Cell | str) -> Cell:
     return cell if isinstance(cell, Cell) else Cell(cell)
 
 
-def _element(cell):
+def _element(cell: Cell) -> Markup:
     classes = [cell.kind] if cell.kind else []
     style = None
     if cell.bar is not None:
@@ -96,7 +103,7 @@ def _element(cell):
     )
 
 
-def _characters(columns, rows):
+def _characters(columns: Sequence[str], rows: list[list[Cell]]) -> int:
     """Returns how many characters stand in a row, for the size on paper."""
     widths = [
         max(
@@ -113,13 +120,13 @@ def _characters(columns, rows):
     return sum(widths) + 2 * len(widths)
 
 
-def _longest_word(text):
+def _longest_word(text: str) -> int:
     return min(LONGEST_WORD, max(map(len, text.split()), default=0))
 
 
-def _breakable(text):
+def _breakable(text: str) -> Markup:
     """Returns text whose long words have places to break, as `Markup`."""
-    made = []
+    made: list[str] = []
     for part in re.split(r"(\s+)", text):
         parts = PART.findall(part) if len(part) > LONGEST_WORD else [part]
         for place, piece in enumerate(parts):

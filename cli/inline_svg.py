@@ -4,10 +4,13 @@ import io
 import itertools
 import re
 import warnings
+from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 
 from cycler import cycler
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from .markup import Markup, element, possible
 
@@ -20,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 # All are different up to there.
 NUM_LINES = 84
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -41,7 +44,13 @@ LEFT_OUT = ("metadata", "style")
 REFERENCE = re.compile(r"(url\(|^)#(\w+)")
 
 
-def framed(draw, style, name, title, description):
+def framed(
+    draw: Callable[[], Figure],
+    style: Any,
+    name: str,
+    title: str,
+    description: str,
+) -> Markup:
     """Returns `inline_svg` in a `figure`, with its title below.
 
     Arguments are the same. It scrolls in a frame of its own.
@@ -60,7 +69,13 @@ def framed(draw, style, name, title, description):
     )
 
 
-def inline_svg(draw, style, name, title, description):
+def inline_svg(
+    draw: Callable[[], Figure],
+    style: Any,
+    name: str,
+    title: str,
+    description: str,
+) -> Markup:
     """Returns a figure as an `svg` element, in `Markup`.
 
     Args:
@@ -87,9 +102,10 @@ def inline_svg(draw, style, name, title, description):
             for key, value in node.attrib.items()
         }
     told = {"title": title, "desc": description}
-    width = float(root.get("viewBox").split()[2])
+    box = root.attrib["viewBox"]
+    width = float(box.split()[2])
     root.attrib = {
-        "viewBox": root.get("viewBox"),
+        "viewBox": box,
         # The page decides how large a point is.
         "style": f"--points: {width:g}",
         "role": "img",
@@ -102,12 +118,12 @@ def inline_svg(draw, style, name, title, description):
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _local(name):
+def _local(name: str) -> str:
     """Without the namespace: in HTML, `svg` says which it is."""
     return name.rpartition("}")[2]
 
 
-def _adapted(key, value, name):
+def _adapted(key: str, value: str, name: str) -> str:
     """Returns an attribute with ids and colours that are the page's."""
     if key == "id":
         return f"{name}-{value}"

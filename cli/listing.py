@@ -1,13 +1,16 @@
 """What there is to run: benchmarks, presets and methods, with sources."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.padding import Padding
 
 from .methods import METHODS
 from .presets import BENCHMARKS, SCENARIOS
+from .types import Options
 
 
-def show():
+def show() -> None:
     """Prints the lists, wrapped to the terminal."""
     console = Console(highlight=False)
     for name, benchmark in BENCHMARKS.items():
@@ -30,21 +33,21 @@ def show():
         _indented(console, f"source: {method.source}", 4)
 
 
-def _options(values):
+def _options(values: Options) -> str:
     return " ".join(_option(name, value) for name, value in values.items())
 
 
-def _option(name, value):
+def _option(name: str, value: Any) -> str:
     if name == "reset_optimizer":
         return "--reset-optimizer" if value else "--keep-optimizer"
     return f"--{name.replace('_', '-')} {_value(value)}"
 
 
-def _value(value):
+def _value(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _indented(console, text, left):
+def _indented(console: Console, text: str, left: int) -> None:
     console.print(Padding(text, (0, 0, 0, left), expand=False))

@@ -4,14 +4,16 @@ import contextlib
 import fcntl
 import os
 import pathlib
+from collections.abc import Iterator
 
 from .errors import RunError
+from .types import Path
 
 LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def lock(folder):
+def lock(folder: Path) -> Iterator[None]:
     """Holds `folder` for this process while it lasts.
 
     The operating system holds the lock and drops it when the process ends,
@@ -32,7 +34,7 @@ def lock(folder):
         os.close(descriptor)
 
 
-def _take(path, folder):
+def _take(path: pathlib.Path, folder: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -54,7 +56,7 @@ def _take(path, folder):
         os.close(descriptor)
 
 
-def _is_at(descriptor, path):
+def _is_at(descriptor: int, path: pathlib.Path) -> bool:
     """Whether the open file is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))

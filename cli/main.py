@@ -6,6 +6,8 @@ With `options`, the only file that knows click.
 import functools
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
@@ -20,7 +22,7 @@ NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 class _Main(click.Group):
     """Reports every usage error in one line."""
 
-    def main(self, *args, **kwargs):
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         kwargs["standalone_mode"] = False
         try:
             # Commands that click itself ends, as --help, return their code.
@@ -40,18 +42,18 @@ class _Main(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(message):
+def _say(message: str) -> None:
     click.echo(f"keras-si: error: {' '.join(message.split())}", err=True)
 
 
-def _one_line_errors(command):
+def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Turns what a command raises into one line and an exit code."""
 
     @click.option(
         "--debug", is_flag=True, help="Show the traceback of an error."
     )
     @functools.wraps(command)
-    def wrapped(*args, debug, **kwargs):
+    def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
         try:
             return command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit):
@@ -61,7 +63,7 @@ def _one_line_errors(command):
                 traceback.print_exc()
             if isinstance(error, OptionError | RunError):
                 told = click.ClickException(str(error))
-                told.exit_code = error.exit_code
+                told.exit_code = error.exit_code  # type: ignore[misc]
                 raise told from error
             lines = str(error).strip().splitlines() or ["no message"]
             raise click.ClickException(
@@ -73,19 +75,19 @@ def _one_line_errors(command):
 
 @click.group(cls=_Main, context_settings={"max_content_width": 80})
 @click.version_option(package_name="keras-si", prog_name="keras-si")
-def main():
+def main() -> None:
     """Synaptic Intelligence for Keras 3: the paper's experiments."""
 
 
 @main.group()
-def run():
+def run() -> None:
     """Run a benchmark: train task after task, table, figure, JSON."""
 
 
 @run.command("pmnist")
 @run_options("pmnist")
 @_one_line_errors
-def run_pmnist(**options):
+def run_pmnist(**options: Any) -> None:
     """Permuted MNIST: each task shuffles the pixels in its own way."""
     commands.run("pmnist", **options)
 
@@ -93,7 +95,7 @@ def run_pmnist(**options):
 @run.command("smnist")
 @run_options("smnist")
 @_one_line_errors
-def run_smnist(**options):
+def run_smnist(**options: Any) -> None:
     """Split MNIST: each task is a pair of digits."""
     commands.run("smnist", **options)
 
@@ -101,7 +103,7 @@ def run_smnist(**options):
 @run.command("scifar")
 @run_options("scifar")
 @_one_line_errors
-def run_scifar(**options):
+def run_scifar(**options: Any) -> None:
     """Split CIFAR: CIFAR-10, then tens of classes of CIFAR-100.
 
     With --dataset cifar10, or any other dataset: pairs of its classes.
@@ -110,14 +112,14 @@ def run_scifar(**options):
 
 
 @main.group()
-def tune():
+def tune() -> None:
     """Search for strength and damping; the test set is not looked at."""
 
 
 @tune.command("pmnist", cls=SeveralValues)
 @tune_options("pmnist")
 @_one_line_errors
-def tune_pmnist(**options):
+def tune_pmnist(**options: Any) -> None:
     """Permuted MNIST: try each --strength with each --damping."""
     commands.tune("pmnist", **options)
 
@@ -125,7 +127,7 @@ def tune_pmnist(**options):
 @tune.command("smnist", cls=SeveralValues)
 @tune_options("smnist")
 @_one_line_errors
-def tune_smnist(**options):
+def tune_smnist(**options: Any) -> None:
     """Split MNIST: try each --strength with each --damping."""
     commands.tune("smnist", **options)
 
@@ -133,7 +135,7 @@ def tune_smnist(**options):
 @tune.command("scifar", cls=SeveralValues)
 @tune_options("scifar")
 @_one_line_errors
-def tune_scifar(**options):
+def tune_scifar(**options: Any) -> None:
     """Split CIFAR: try each --strength with each --damping."""
     commands.tune("scifar", **options)
 
@@ -141,7 +143,7 @@ def tune_scifar(**options):
 @main.command()
 @click.argument("folder", metavar="DIR")
 @_one_line_errors
-def resume(folder):
+def resume(folder: str) -> None:
     """Go on with the run in DIR, which was interrupted.
 
     It ends with the accuracies that it would have had without interruption,
@@ -165,7 +167,12 @@ def resume(folder):
 )
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @_one_line_errors
-def report(runs, output, html, overwrite):
+def report(
+    runs: tuple[str, ...],
+    output: str | None,
+    html: str | None,
+    overwrite: bool,
+) -> None:
     """Compare finished runs: a table; with options, a figure and a page.
 
     \b
@@ -176,7 +183,7 @@ def report(runs, output, html, overwrite):
 
 
 @main.command("list")
-def list_():
+def list_() -> None:
     """List benchmarks, methods and presets, each with its source."""
     from . import listing
 

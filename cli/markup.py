@@ -14,7 +14,7 @@ class Markup(str):
     """Text that is HTML already."""
 
 
-def element(name, /, *content, **attributes):
+def element(name: str, /, *content: object, **attributes: object) -> Markup:
     """Returns an element, as `Markup`.
 
     Args:
@@ -35,7 +35,7 @@ def element(name, /, *content, **attributes):
     return Markup(f"<{name}{told}>{join(*content)}</{name}>")
 
 
-def join(*content):
+def join(*content: object) -> Markup:
     """Returns elements and text one after the other, as `Markup`."""
     return Markup(
         "".join(
@@ -45,11 +45,11 @@ def join(*content):
     )
 
 
-def escape(text):
+def escape(text: object) -> str:
     """Returns text as HTML, in an element or an attribute."""
     return html.escape(possible(str(text)), quote=True)
 
 
-def possible(text):
+def possible(text: str) -> str:
     """Returns text with marks in the place of what HTML cannot hold."""
     return IMPOSSIBLE.sub("\N{REPLACEMENT CHARACTER}", text)

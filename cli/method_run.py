@@ -2,36 +2,46 @@
 
 import math
 import time
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from . import models
-from .checkpoint import Position
-from .methods import METHODS
-from .task import Union, outputs_of
+from .checkpoint import Checkpoints, Position
+from .config import RunConfig
+from .data import Data
+from .methods import METHODS, Method
+from .observer import Observer
+from .results import Results, Run
+from .resume import Standing
+from .task import Task, Union, outputs_of
+from .types import Record
 
 
 class _Diverged(Exception):
     """The loss or a weight has turned NaN or infinite."""
 
-    def __init__(self, epoch):
+    def __init__(self, epoch: int) -> None:
         super().__init__(f"epoch {epoch + 1}")
 
 
 class _Batches(keras.callbacks.Callback):
     """Tells the observer of each training step; ends what has diverged."""
 
-    def __init__(self, observer):
+    def __init__(self, observer: Observer) -> None:
         super().__init__()
         self._observer = observer
         self._epoch = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Record | None = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(
+        self, batch: int, logs: Record | None = None
+    ) -> None:
         logs = logs or {}
         # A mean over the epoch so far: it does not recover either.
         if not math.isfinite(logs.get("loss", 0.0)):
@@ -42,11 +52,11 @@ class _Batches(keras.callbacks.Callback):
 class _EpochSaver(keras.callbacks.Callback):
     """Calls `save(epoch)` when an epoch has ended that is not the last."""
 
-    def __init__(self, save):
+    def __init__(self, save: Callable[[int], None]) -> None:
         super().__init__()
         self._save = save
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Record | None = None) -> None:
         if epoch + 1 < self.params["epochs"]:
             self._save(epoch + 1)
 
@@ -65,8 +75,15 @@ class MethodRun:
     """
 
     def __init__(
-        self, run, tasks, dataset, config, results, checkpoints, observer
-    ):
+        self,
+        run: Run,
+        tasks: Sequence[Task],
+        dataset: Data,
+        config: RunConfig,
+        results: Results,
+        checkpoints: Checkpoints,
+        observer: Observer,
+    ) -> None:
         self.run = run
         self.tasks = tasks
         self.image_shape = dataset.train.images.shape[1:]
@@ -82,7 +99,7 @@ class MethodRun:
         self.method = METHODS[run.method](config)
         self.model = self._new_model()
 
-    def __call__(self, standing):
+    def __call__(self, standing: Standing) -> None:
         """Goes from where the run stood to its end, or until it fails."""
         position = standing.position
         if position.is_start:
@@ -102,7 +119,7 @@ class MethodRun:
         self.results.write(self.config.output)
         self.checkpoints.between_runs(self._records())
 
-    def _restore(self, standing):
+    def _restore(self, standing: Standing) -> None:
         for callback in self.method.callbacks():
             # SI's state is part of the optimizer that it attaches.
             callback.set_model(self.model)
@@ -113,7 +130,7 @@ class MethodRun:
                 for index, variable in enumerate(self._variables()):
                     variable.assign(arrays[f"arr_{index}"])
 
-    def _variables(self):
+    def _variables(self) -> list[keras.Variable]:
         """Returns what must be remembered and is not in a file of weights.
 
         That is what the method knows, and where the random generators of
@@ -126,7 +143,7 @@ class MethodRun:
             if id(variable) not in weights
         ]
 
-    def _run_task(self, task, first_epoch):
+    def _run_task(self, task: Task, first_epoch: int) -> None:
         self.observer.task_started(self.run.method, self.run.seed, task.index)
         started = self.clock = time.perf_counter()
         if first_epoch == 0:
@@ -142,17 +159,17 @@ class MethodRun:
         self.checkpoints.update(self._records(), Position(task.index + 1))
         self.observer.task_ended(self.run, task.index, evaluated - started)
 
-    def _save_epoch(self, position):
+    def _save_epoch(self, position: Position) -> None:
         self._check_weights(position.epoch - 1)
         self._save(position)
 
-    def _check_weights(self, epoch):
+    def _check_weights(self, epoch: int) -> None:
         """Ends what has diverged: it must be neither saved nor consolidated."""
         # The loss need not show it: ReLU makes 0 of NaN.
         if not all(np.isfinite(w).all() for w in self.model.get_weights()):
             raise _Diverged(epoch)
 
-    def _save(self, position):
+    def _save(self, position: Position) -> None:
         """Saves the run and all it knows."""
         self.run.train_seconds += time.perf_counter() - self.clock
         self.checkpoints.save(
@@ -160,10 +177,10 @@ class MethodRun:
         )
         self.clock = time.perf_counter()
 
-    def _records(self):
+    def _records(self) -> list[Record]:
         return [run.to_dict() for run in self.results.runs]
 
-    def _new_model(self):
+    def _new_model(self) -> keras.Model:
         """Returns the net: the same for every method with this seed."""
         keras.utils.set_random_seed(self.run.seed)
         mixed = self.config.scenario == "task" and self.method.mixes_tasks
@@ -179,7 +196,7 @@ class MethodRun:
         self.method.attach(model)
         return model
 
-    def _prepare(self, task):
+    def _prepare(self, task: Task) -> None:
         """Between two tasks: what the next one starts from."""
         if task.index == 0:
             return
@@ -188,7 +205,7 @@ class MethodRun:
         elif self.config.reset_optimizer:
             models.reset_optimizer(self.model)
 
-    def _train(self, task, first_epoch):
+    def _train(self, task: Task, first_epoch: int) -> None:
         so_far = self.tasks[: task.index + 1]
         learned = learned_with(self.method, so_far)
         models.set_permutation(self.model, learned.permutation)
@@ -223,7 +240,7 @@ class MethodRun:
         self.run.record_importance(task.index, self.method.importance())
         self._save(Position(task.index, epochs))
 
-    def _evaluate(self, task):
+    def _evaluate(self, task: Task) -> None:
         """Fills a row: the tasks met, and for forward transfer the next."""
         accuracy, now = self.run.accuracy, task.index
         first = 0
@@ -235,7 +252,7 @@ class MethodRun:
         for tested in self.tasks[first : last + 1]:
             accuracy[now, tested.index] = self._accuracy(task, tested)
 
-    def _evaluate_untrained(self):
+    def _evaluate_untrained(self) -> None:
         """Measures the net before any task, once for each seed."""
         if not self._measures_forward_transfer():
             return
@@ -248,7 +265,7 @@ class MethodRun:
         for task in self.tasks[1:]:
             self.run.untrained[task.index] = self._accuracy(task, task)
 
-    def _measures_forward_transfer(self):
+    def _measures_forward_transfer(self) -> bool:
         # What a class never seen brings, is nothing; and a new net knows
         # nothing of the tasks before.
         return (
@@ -257,7 +274,7 @@ class MethodRun:
             and len(self.tasks) > 1
         )
 
-    def _accuracy(self, now, tested):
+    def _accuracy(self, now: Task, tested: Task) -> float:
         """Returns the accuracy on `tested`, `now` being the latest task."""
         models.set_active_outputs(
             self.model,
@@ -268,19 +285,22 @@ class MethodRun:
         return _accuracy(self.model, tested)
 
 
-def learned_with(method, so_far):
+def learned_with(
+    method: Method | type[Method], so_far: Sequence[Task]
+) -> Task | Union:
     """Returns what is trained on when the last of these tasks is learned."""
     return Union(tuple(so_far)) if method.mixes_tasks else so_far[-1]
 
 
-def length(config, learned):
+def length(config: RunConfig, learned: Task | Union) -> tuple[int, int]:
     """Returns the epochs of a `fit`, as Keras counts them, and their steps."""
-    if config.steps is None:
-        return config.epochs, learned.steps_per_epoch
-    return 1, config.steps
+    if config.steps is not None:
+        return 1, config.steps
+    # One of the two is given.
+    return cast(int, config.epochs), learned.steps_per_epoch
 
 
-def _accuracy(model, task):
+def _accuracy(model: keras.Model, task: Task) -> float:
     models.set_permutation(model, task.permutation)
     logs = model.evaluate(task.test(), verbose=0, return_dict=True)
     # Back to the count that it is: the metric's mean is a rounded float32.
@@ -288,7 +308,7 @@ def _accuracy(model, task):
     return round(logs["accuracy"] * count) / count
 
 
-def _strategy(config):
+def _strategy(config: RunConfig) -> tf.distribute.Strategy:
     if config.distribute == "mirrored":
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()

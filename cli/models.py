@@ -1,18 +1,27 @@
 """The plain Keras net of each benchmark; nothing in it knows of SI."""
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers
 
 from keras_si import OutputMask
 
+from .config import RunConfig
 from .pixels import ToFeatures
 from .presets import BENCHMARKS
 
 KERNELS = {"zeros": "zeros", "glorot": "glorot_uniform"}
 
 
-def build(config, image_shape, num_outputs, from_bytes=False):
+def build(
+    config: RunConfig,
+    image_shape: Sequence[int],
+    num_outputs: int,
+    from_bytes: bool = False,
+) -> keras.Model:
     """Returns the net of the configured benchmark, not compiled.
 
     Args:
@@ -44,7 +53,9 @@ def build(config, image_shape, num_outputs, from_bytes=False):
     return keras.Sequential([*first, *body, logits, *last], name=name)
 
 
-def _dense(hidden, dropout=None):
+def _dense(
+    hidden: Iterable[int], dropout: float | None = None
+) -> list[keras.Layer]:
     made = []
     for i, units in enumerate(hidden):
         made.append(layers.Dense(units, activation="relu", name=f"hidden_{i}"))
@@ -53,7 +64,7 @@ def _dense(hidden, dropout=None):
     return made
 
 
-def _convolutions(image_shape):
+def _convolutions(image_shape: Sequence[int]) -> list[keras.Layer]:
     """The paper's; which of them pad is in the authors' code."""
     made = [layers.Reshape(image_shape)]
     for filters in (32, 64):
@@ -66,7 +77,11 @@ def _convolutions(image_shape):
     return [*made, layers.Flatten()]
 
 
-def compile_classifier(model, config, outputs_by_task=None):
+def compile_classifier(
+    model: keras.Model,
+    config: RunConfig,
+    outputs_by_task: Sequence[tuple[int, ...]] | None = None,
+) -> keras.Model:
     """Compiles with Adam.
 
     Args:
@@ -87,7 +102,9 @@ def compile_classifier(model, config, outputs_by_task=None):
     return model
 
 
-def _within_tasks(loss, outputs_by_task):
+def _within_tasks(
+    loss: keras.losses.Loss, outputs_by_task: Sequence[tuple[int, ...]]
+) -> Callable[[Any, Any], Any]:
     """Each example's softmax runs over the outputs of its own task.
 
     The label says which: no two tasks share an output.
@@ -99,7 +116,7 @@ def _within_tasks(loss, outputs_by_task):
             same_task[label, list(outputs)] = True
     mask = OutputMask(dtype="float32")
 
-    def masked_loss(labels, logits):
+    def masked_loss(labels: Any, logits: Any) -> Any:
         labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
         active = keras.ops.take(same_task, labels, axis=0)
         return loss(labels, mask(logits, active=active))
@@ -107,7 +124,7 @@ def _within_tasks(loss, outputs_by_task):
     return masked_loss
 
 
-def reset_optimizer(model):
+def reset_optimizer(model: keras.Model) -> None:
     """Zeroes the state of the user's optimizer, Adam: it begins anew.
 
     SI's optimizer is around it, and that of loss scaling around both; what
@@ -121,14 +138,14 @@ def reset_optimizer(model):
             variable.assign(keras.ops.zeros_like(variable))
 
 
-def set_permutation(model, permutation):
+def set_permutation(model: keras.Model, permutation: np.ndarray) -> None:
     """Tells a net that begins with the bytes which permutation is next."""
     for layer in model.layers:
         if isinstance(layer, ToFeatures):
             layer.permutation.assign(permutation)
 
 
-def set_active_outputs(model, outputs):
+def set_active_outputs(model: keras.Model, outputs: Iterable[int]) -> None:
     """Tells a net with an `OutputMask` which outputs count."""
     for layer in model.layers:
         if isinstance(layer, OutputMask):

@@ -1,5 +1,8 @@
 """The options of the commands, as click has them."""
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import click
 
 from .config import DISTRIBUTIONS, OUTPUT_WEIGHTS, PRECISIONS
@@ -7,10 +10,12 @@ from .engines import ENGINES
 from .methods import METHODS
 from .presets import BENCHMARKS
 
+# What `click.option` gives: a decorator.
+Option: TypeAlias = Callable[[Any], Any]
 OUR_FILES = "config.json, results.json and the figures"
 
 
-def run_options(benchmark):
+def run_options(benchmark: str) -> Option:
     """Adds the options of `run`; the presets name their defaults."""
     return _adding(
         [
@@ -41,7 +46,7 @@ def run_options(benchmark):
     )
 
 
-def tune_options(benchmark):
+def tune_options(benchmark: str) -> Option:
     """Adds the options of `tune`: those of `run`, and several values."""
     return _adding(
         [
@@ -99,10 +104,10 @@ class SeveralValues(click.Command):
 
     several = ("--strength", "--damping")
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, self._one_by_one(args))
 
-    def _one_by_one(self, args):
+    def _one_by_one(self, args: list[str]) -> list[str]:
         option, has_value, spread = None, False, []
         for arg in args:
             name, _, value = arg.partition("=")
@@ -118,7 +123,7 @@ class SeveralValues(click.Command):
         return spread
 
 
-def _is_number(text):
+def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -126,7 +131,7 @@ def _is_number(text):
     return True
 
 
-def _protocol(benchmark):
+def _protocol(benchmark: str) -> list[Option]:
     """What is learned, with which net, and how."""
     choice = BENCHMARKS[benchmark]
     options = [
@@ -176,7 +181,7 @@ def _protocol(benchmark):
     ]
 
 
-def _method(default):
+def _method(default: tuple[str, ...]) -> Option:
     return click.option(
         "--method",
         "methods",
@@ -188,7 +193,7 @@ def _method(default):
     )
 
 
-def _place(benchmark):
+def _place(benchmark: str) -> list[Option]:
     """Seeds, data and the machine."""
     return [
         click.option(
@@ -246,8 +251,8 @@ def _place(benchmark):
     ]
 
 
-def _adding(options):
-    def decorate(command):
+def _adding(options: list[Option]) -> Option:
+    def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
         return command

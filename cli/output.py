@@ -5,9 +5,11 @@ import datetime
 import os
 import pathlib
 import re
+from collections.abc import Iterator, Sequence
 
 from .errors import OptionError
 from .lock import LOCK, lock
+from .types import Path
 
 CONFIG = "config.json"
 FIGURES = (".png", ".svg")
@@ -15,14 +17,16 @@ PAGES = (".html", ".htm")
 DATE = "%Y%m%d-%H%M%S"
 
 
-def default_folder(benchmark):
+def default_folder(benchmark: str) -> str:
     """Returns a new name in `runs`, from the date and the time."""
     now = datetime.datetime.now().strftime(DATE)
     return os.path.join("runs", f"{benchmark}-{now}")
 
 
 @contextlib.contextmanager
-def held(output, overwrite=False, resume=False):
+def held(
+    output: Path, overwrite: bool = False, resume: bool = False
+) -> Iterator[None]:
     """Makes the folder and holds its lock; removes it if it stays empty.
 
     Args:
@@ -35,7 +39,7 @@ def held(output, overwrite=False, resume=False):
         RunError: If another process uses it.
     """
     path = pathlib.Path(output)
-    made = []
+    made: list[pathlib.Path] = []
     try:
         with contextlib.ExitStack() as stack:
             try:
@@ -63,7 +67,7 @@ def held(output, overwrite=False, resume=False):
         raise
 
 
-def _refuse_contents(path):
+def _refuse_contents(path: pathlib.Path) -> None:
     if all(entry.name == LOCK for entry in path.iterdir()):
         return
     raise OptionError(
@@ -73,16 +77,20 @@ def _refuse_contents(path):
     )
 
 
-def date_of(folder):
+def date_of(folder: str) -> datetime.datetime | None:
     """Returns the date in a name that `default_folder` gave, or `None`."""
     found = re.search(r"-(\d{8}-\d{6})$", folder)
+    if found is None:
+        return None
     try:
-        return found and datetime.datetime.strptime(found[1], DATE)
+        return datetime.datetime.strptime(found[1], DATE)
     except ValueError:
         return None
 
 
-def check_file(option, path, endings, overwrite):
+def check_file(
+    option: str, path: Path, endings: Sequence[str], overwrite: bool
+) -> None:
     """Refuses a file that could not be written, or would be lost.
 
     Args:

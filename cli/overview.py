@@ -1,18 +1,22 @@
 """What a page says of all runs together."""
 
 import math
+from collections.abc import Callable
+
+import numpy as np
 
 from . import figures, protocols
-from .html_table import Cell, table
+from .html_table import Cell, Row, table
 from .inline_svg import framed
 from .markup import Markup, element, join
 from .output import date_of
 from .report import ERRORS, PROTOCOLS_DIFFER, SETTINGS_DIFFER, percent
-from .results import MEASURES, curve
+from .results import MEASURES, Results, curve
 from .run_section import bands, full_name
+from .types import Labelled, Spread
 
 
-def what(labelled):
+def what(labelled: Labelled) -> Markup:
     """Returns which runs there are, and in what they differ, as `Markup`."""
     columns = [
         *("run", "benchmark", "scenario", "dataset", "tasks", "methods"),
@@ -51,14 +55,14 @@ def what(labelled):
     )
 
 
-def _seeds(results):
+def _seeds(results: Results) -> str:
     seeds = sorted({run.seed for run in results.runs})
     if len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]:
         return f"{seeds[0]} to {seeds[-1]}"
     return ", ".join(map(str, seeds)) or "-"
 
 
-def _state(results):
+def _state(results: Results) -> str:
     """Says how many of its runs are complete: methods times seeds."""
     complete = sum(run.is_complete for run in results.runs)
     failed = sum(run.failed is not None for run in results.runs)
@@ -72,7 +76,12 @@ def _state(results):
     return f"{told}, {failed} failed" if failed else told
 
 
-def _differing(name, labelled, find, heading):
+def _differing(
+    name: str,
+    labelled: Labelled,
+    find: Callable[[Labelled], protocols.Differences],
+    heading: str,
+) -> Markup:
     """Says in what runs differ, as a table of a column for each of them."""
     found = find(labelled)
     if not found:
@@ -99,11 +108,13 @@ def _differing(name, labelled, find, heading):
     )
 
 
-def summary(labelled):
+def summary(labelled: Labelled) -> Markup:
     """Returns what there is to say of each method at the end."""
     # One run alone is named above.
     several = len(labelled) > 1
-    rows, failures, many = [], [], False
+    rows: list[Row] = []
+    failures: list[Markup] = []
+    many = False
     for label, results in labelled:
         for method in results.methods:
             spreads = [results.spread(method, name) for name in MEASURES]
@@ -154,17 +165,17 @@ def summary(labelled):
     return join(*made)
 
 
-def _percent(spread):
+def _percent(spread: Spread) -> str:
     return percent(
         spread["mean"], spread["standard_error"], spread["n"] > 1, ""
     )
 
 
-def _bar(value):
+def _bar(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _seconds(spread):
+def _seconds(spread: Spread) -> str:
     if not spread["n"]:
         return "-"
     digits = 1 if spread["mean"] < 100 else 0
@@ -174,7 +185,7 @@ def _seconds(spread):
     return text
 
 
-def average(labelled):
+def average(labelled: Labelled) -> Markup:
     """Returns average accuracy over the tasks: figure and table."""
     # One run alone needs no label in its figure.
     drawn = labelled if len(labelled) > 1 else [("", labelled[0][1])]
@@ -183,10 +194,10 @@ def average(labelled):
         for method in results.methods:
             name = figures.method_name(method)
             name = f"{label}: {name}" if label else name
-            rows = [run.average_accuracy for run in results.of(method)]
-            curves.append((name, *curve(rows)))
+            of_runs = [run.average_accuracy for run in results.of(method)]
+            curves.append((name, *curve(of_runs)))
     tasks = max((len(mean) for _, mean, _, _ in curves), default=0)
-    rows = [
+    rows: list[Row] = [
         [
             Cell(f"after task {task + 1}", header=True),
             *(
@@ -218,7 +229,7 @@ def average(labelled):
     )
 
 
-def _from_to(mean):
+def _from_to(mean: np.ndarray) -> str:
     known = [task for task, value in enumerate(mean) if not math.isnan(value)]
     if not known:
         return "nothing yet"

@@ -6,6 +6,7 @@ import keras_si
 
 from . import overview, protocols, run_section
 from .markup import Markup, element, join
+from .types import Labelled
 
 STYLE_SHEET = pathlib.Path(__file__).with_name("page.css")
 # Nothing may be loaded and nothing run, whatever a file of results holds.
@@ -25,7 +26,7 @@ MEANINGS = {
 }
 
 
-def page(labelled):
+def page(labelled: Labelled) -> str:
     """Returns the page of runs, as text.
 
     The same results give the same page.

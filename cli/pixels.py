@@ -1,5 +1,7 @@
 """From the bytes of a batch to a net's features: permute, cast, scale."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -9,7 +11,7 @@ import tensorflow as tf
 SCALE = np.float32(1 / 255)
 
 
-def to_features(pixels, permutation):
+def to_features(pixels: tf.Tensor, permutation: tf.Tensor | None) -> tf.Tensor:
     """Returns float32 features in [0, 1], shape `(batch, features)`.
 
     Args:
@@ -30,7 +32,7 @@ class ToFeatures(keras.layers.Layer):
     them is made there. TensorFlow's pipelines themselves run on the host.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.permutation = self.add_weight(
             shape=(input_shape[-1],),
             dtype="int32",
@@ -39,5 +41,5 @@ class ToFeatures(keras.layers.Layer):
             name="permutation",
         )
 
-    def call(self, pixels):
+    def call(self, pixels: tf.Tensor) -> tf.Tensor:
         return to_features(pixels, tf.convert_to_tensor(self.permutation))

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
+from .types import Options
+
 PAPER = "Zenke, Poole & Ganguli 2017"
 VAN_DE_VEN = "van de Ven & Tolias 2018"
 # The strengths of the paper's own runs were not at hand.
@@ -31,8 +33,8 @@ class Preset:
     """
 
     source: str
-    values: Mapping
-    by_scenario: Mapping = dataclasses.field(default_factory=dict)
+    values: Options
+    by_scenario: Mapping[str, Options] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Benchmark:
     dataset: str
     net: str
     scenarios: tuple[str, ...]
-    presets: Mapping
+    presets: Mapping[str, Preset]
     splits_classes: bool = True
     tasks_elsewhere: int | None = None
 

@@ -1,6 +1,9 @@
 """What is shown while a run goes: a live display, or a line for each task."""
 
+from __future__ import annotations
+
 import sys
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -13,12 +16,17 @@ from rich.progress import (
 from rich.text import Text
 
 from .observer import Observer
+from .types import Record
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+    from .results import Run
 
 # Drawing takes time from the training, and nobody reads faster than this.
 REFRESH_PER_SECOND = 5
 
 
-def observer():
+def observer() -> LiveProgress | LineProgress:
     """Returns a live display if there is a terminal, else plain lines."""
     # The standard output first: the error output is held back while
     # TensorFlow starts.
@@ -28,7 +36,7 @@ def observer():
     return LineProgress()
 
 
-def task_line(run, task, seconds):
+def task_line(run: Run, task: int, seconds: float) -> str:
     """Says in one line what a task has brought."""
     return (
         f"{run.method:<7} seed {run.seed}  "
@@ -42,16 +50,16 @@ def task_line(run, task, seconds):
 class LineProgress(Observer):
     """A line for each task, for files and pipes."""
 
-    def __enter__(self):
+    def __enter__(self) -> LineProgress:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         pass
 
-    def notice(self, text):
+    def notice(self, text: str) -> None:
         print(f"note: {text}", file=sys.stderr, flush=True)
 
-    def task_ended(self, run, task, seconds):
+    def task_ended(self, run: Run, task: int, seconds: float) -> None:
         # Flushed, so that a file can be watched.
         print(task_line(run, task, seconds), flush=True)
 
@@ -59,7 +67,7 @@ class LineProgress(Observer):
 class LiveProgress(Observer):
     """One live display: where the run is, loss, accuracy, time left."""
 
-    def __init__(self, console):
+    def __init__(self, console: Console) -> None:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -80,33 +88,33 @@ class LiveProgress(Observer):
         self._where = ""
         self._epochs = self._tasks = self._seeds = 1
 
-    def __enter__(self):
+    def __enter__(self) -> LiveProgress:
         self._progress.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def notice(self, text):
+    def notice(self, text: str) -> None:
         self._progress.console.print(Text(f"note: {text}"))
 
-    def loading(self, dataset):
+    def loading(self, dataset: str) -> None:
         self._update(description=f"loading {dataset}")
 
-    def started(self, config, total_steps):
+    def started(self, config: RunConfig, total_steps: int) -> None:
         self._epochs, self._tasks = config.epochs or 1, config.tasks
         self._seeds = config.seeds
         self._update(total=total_steps)
 
-    def resumed(self, steps):
+    def resumed(self, steps: int) -> None:
         self._update(completed=steps)
 
-    def task_started(self, method, seed, task):
+    def task_started(self, method: str, seed: int, task: int) -> None:
         seeded = f" seed {seed}" if self._seeds > 1 else ""
         self._where = f"{method}{seeded} task {task + 1}/{self._tasks}"
         self._update(description=self._where, numbers="")
 
-    def batch_ended(self, epoch, logs):
+    def batch_ended(self, epoch: int, logs: Record) -> None:
         numbers = ""
         if "loss" in logs:
             numbers = f"loss {logs['loss']:.3f}"
@@ -119,11 +127,11 @@ class LiveProgress(Observer):
             numbers=numbers,
         )
 
-    def task_trained(self):
+    def task_trained(self) -> None:
         self._update(description=f"{self._where} evaluating")
 
-    def task_ended(self, run, task, seconds):
+    def task_ended(self, run: Run, task: int, seconds: float) -> None:
         self._progress.console.print(Text(task_line(run, task, seconds)))
 
-    def _update(self, **fields):
+    def _update(self, **fields: Any) -> None:
         self._progress.update(self._bar, **fields)

@@ -1,10 +1,21 @@
 """What a run did, apart from the methods: are two results comparable?"""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeAlias
+
 from .methods import METHODS
 from .presets import BENCHMARKS
+from .types import Labelled, Options
 
+if TYPE_CHECKING:
+    from .results import Results
+
+# Options, and for each of their values the labels of the results with it.
+Differences: TypeAlias = list[tuple[str, dict[str, list[str]]]]
 # What was done before it could be chosen.
-BEFORE = {
+BEFORE: Options = {
     "scenario": "domain",
     "steps": None,
     "reset_optimizer": False,
@@ -29,7 +40,7 @@ PROTOCOL = (
 SETTINGS = ("strength", "damping")
 
 
-def title(results):
+def title(results: Results) -> str:
     """Returns the benchmark's title, with what is not its default."""
     benchmark = BENCHMARKS.get(results.benchmark)
     if benchmark is None:
@@ -44,7 +55,7 @@ def title(results):
     return text
 
 
-def differences(labelled):
+def differences(labelled: Labelled) -> Differences:
     """Returns in what the protocols of results differ.
 
     Args:
@@ -57,7 +68,7 @@ def differences(labelled):
     return _differences((name, labelled) for name in ("benchmark", *PROTOCOL))
 
 
-def different_settings(labelled):
+def different_settings(labelled: Labelled) -> Differences:
     """Returns in what the settings of their methods differ.
 
     Only results with a method that uses a setting have it. Arguments and
@@ -76,7 +87,7 @@ def different_settings(labelled):
     )
 
 
-def _uses(results, setting):
+def _uses(results: Results, setting: str) -> bool:
     # A method that is not known here may use it.
     return any(
         method not in METHODS or setting in METHODS[method].uses
@@ -84,10 +95,10 @@ def _uses(results, setting):
     )
 
 
-def _differences(named):
+def _differences(named: Iterable[tuple[str, Labelled]]) -> Differences:
     found = []
     for name, labelled in named:
-        labels = {}
+        labels: dict[str, list[str]] = {}
         for label, results in labelled:
             labels.setdefault(value(results, name), []).append(label)
         if len(labels) > 1:
@@ -95,7 +106,7 @@ def _differences(named):
     return found
 
 
-def value(results, name):
+def value(results: Results, name: str) -> str:
     """Returns an option of results as text, or their benchmark."""
     if name == "benchmark":
         return results.benchmark

@@ -4,12 +4,14 @@ import math
 import pathlib
 import reprlib
 import sys
+from typing import Any
 
 import numpy as np
 
 from . import files
 from .errors import RunError
 from .results import IMPORTANCE, RESULTS, SCHEMA, Results, Run
+from .types import Path, Record
 
 KEYS = {
     "schema",
@@ -25,7 +27,7 @@ LARGEST = sys.float_info.max
 KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer"}
 
 
-def read(path):
+def read(path: Path) -> Results:
     """Reads the results of a run from its folder, or from the file itself."""
     path = pathlib.Path(path)
     try:
@@ -51,7 +53,7 @@ def read(path):
         raise files.DamagedFile(path, error) from error
 
 
-def _from_dict(record):
+def _from_dict(record: Record) -> Results:
     unknown = set(record) - KEYS
     if unknown:
         raise ValueError(f"it has an unknown entry {sorted(unknown)[0]!r}")
@@ -73,7 +75,7 @@ def _from_dict(record):
     return results
 
 
-def read_run(record):
+def read_run(record: Any) -> Run:
     """Makes a `Run` of what its `to_dict` gave."""
     seconds = _item(record, "seconds", dict)
     run = Run(
@@ -82,11 +84,10 @@ def read_run(record):
         _matrix(_item(record, "accuracy", list)),
         _seconds(seconds, "train"),
         _seconds(seconds, "evaluate"),
-        # Absent in files of before it was measured.
-        _accuracies(record["untrained_accuracy"])
-        if "untrained_accuracy" in record
-        else None,
     )
+    # Absent in files of before it was measured.
+    if "untrained_accuracy" in record:
+        run.untrained = _accuracies(record["untrained_accuracy"])
     if "failed" in record:
         run.failed = _item(record, "failed", str)
     if "importance" in record:  # Not of every method, and not always.
@@ -108,7 +109,7 @@ def read_run(record):
     return run
 
 
-def _item(record, name, kind):
+def _item(record: Any, name: str, kind: type) -> Any:
     """Returns `record[name]`, which must be of that very type."""
     if type(record) is not dict or name not in record:
         raise ValueError(f"it has no {name!r}")
@@ -121,8 +122,8 @@ def _item(record, name, kind):
     return value
 
 
-def _seconds(record, name):
-    value = record.get(name)
+def _seconds(record: Record, name: str) -> float:
+    value: Any = record.get(name)
     if not _is_number_to(LARGEST, value):
         raise ValueError(
             f"its seconds to {name!r} are {reprlib.repr(value)}, expected a "
@@ -131,7 +132,7 @@ def _seconds(record, name):
     return float(value)
 
 
-def _importances(values, tasks):
+def _importances(values: list[Any], tasks: int) -> np.ndarray:
     if len(values) != tasks:
         raise ValueError(
             f"its 'importance' holds {len(values)} numbers, for {tasks} tasks"
@@ -145,11 +146,11 @@ def _importances(values, tasks):
     return np.array([math.nan if v is None else float(v) for v in values])
 
 
-def _is_number_to(largest, value):
+def _is_number_to(largest: float, value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= largest
 
 
-def _matrix(rows):
+def _matrix(rows: list[Any]) -> np.ndarray:
     """Returns the accuracy matrix, with NaN for null."""
     if not rows or any(
         type(row) is not list or len(row) != len(rows) for row in rows
@@ -160,13 +161,13 @@ def _matrix(rows):
     return np.array([_accuracies(row) for row in rows])
 
 
-def _accuracies(row):
+def _accuracies(row: Any) -> np.ndarray:
     if type(row) is not list:
         raise ValueError(f"its accuracies are {reprlib.repr(row)}, not a list")
     return np.array([_accuracy(value) for value in row])
 
 
-def _accuracy(value):
+def _accuracy(value: Any) -> float:
     if value is None:
         return math.nan
     if not _is_number_to(1, value):

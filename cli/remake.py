@@ -1,12 +1,15 @@
 """The command that makes a run again."""
 
 import shlex
+from typing import Any
 
 from .config import RunConfig, resolve
 from .errors import OptionError
 from .methods import METHODS
 from .presets import BENCHMARKS
 from .protocols import BEFORE
+from .results import Results
+from .types import Record
 
 # What the commands take if it is not given.
 DEFAULTS = {"seed": 0, "seeds": 1, "precision": "float32", "jit": "auto"}
@@ -16,7 +19,7 @@ METHODS_TUNED = ("si",)
 LEFT_OUT = ("benchmark", "preset", "output")
 
 
-def command(results):
+def command(results: Results) -> str | None:
     """Returns the command that makes a run again, or `None`.
 
     It names the preset, and what differs from it, but no folder. `None` if
@@ -42,7 +45,7 @@ def command(results):
     return shlex.join(parts)
 
 
-def _defaults(config, methods):
+def _defaults(config: RunConfig, methods: tuple[str, ...]) -> Record:
     """Returns what each option is if it is not given."""
     benchmark = BENCHMARKS[config.benchmark]
     chosen = resolve(
@@ -64,13 +67,13 @@ def _defaults(config, methods):
     }
 
 
-def _means_nothing(name, config):
+def _means_nothing(name: str, config: RunConfig) -> bool:
     """Whether an option would be refused: none of the methods has it."""
     users = [m for m in METHODS if name in METHODS[m].uses]
     return bool(users) and not {*users} & {*config.methods}
 
 
-def _option(name, value):
+def _option(name: str, value: Any) -> list[str]:
     option = "--" + name.replace("_", "-")
     if value is None:
         return []  # The other one of --epochs and --steps is given.

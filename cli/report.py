@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .protocols import differences, different_settings, title
-from .results import MEASURES, curve
+from .results import MEASURES, Results, curve
+from .types import Labelled
 
 COLUMNS = ("average\naccuracy", "backward\ntransfer", "forward\ntransfer")
 ERRORS = "± is one standard error of the mean over the seeds"
@@ -17,7 +18,7 @@ PROTOCOLS_DIFFER = (
 SETTINGS_DIFFER = "The settings of the methods differ."
 
 
-def accuracy_table(results):
+def accuracy_table(results: Results) -> Table:
     """Average accuracy after each task: a row a task, a column a method."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("after task", justify="right")
@@ -38,17 +39,17 @@ def accuracy_table(results):
     return table
 
 
-def accuracy_title(results):
+def accuracy_title(results: Results) -> str:
     """The line above `accuracy_table`, which may be narrower."""
     return f"{title(results)}: average accuracy over the tasks so far"
 
 
-def _points(value, error, many):
+def _points(value: float, error: float, many: bool) -> str:
     """A difference of accuracies: in points, which are no percentage."""
     return percent(value, error, many, " points")
 
 
-def notes(results):
+def notes(results: Results) -> list[str]:
     """What a run brought besides, and how to read its table, in lines."""
     lines = []
     for method in results.methods:
@@ -66,7 +67,7 @@ def notes(results):
     return lines
 
 
-def comparison_table(labelled):
+def comparison_table(labelled: Labelled) -> Table:
     """One row for each run folder and method, over its finished runs.
 
     Args:
@@ -94,7 +95,7 @@ def comparison_table(labelled):
     return table
 
 
-def comparison_notes(labelled):
+def comparison_notes(labelled: Labelled) -> list[str]:
     """Returns what must be known to read `comparison_table`, in lines."""
     lines = []
     if any(
@@ -115,7 +116,7 @@ def comparison_notes(labelled):
     return lines
 
 
-def percent(mean, error, many, unit=" %"):
+def percent(mean: float, error: float, many: bool, unit: str = " %") -> str:
     if math.isnan(mean):
         return "-"
     if not many or math.isnan(error):

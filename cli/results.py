@@ -1,14 +1,19 @@
 """The results of a run, and their JSON file."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from keras_si import metrics
 
 from . import files
+from .types import Path, Record, Spread
 
 SCHEMA = 1
 RESULTS = "results.json"
@@ -19,6 +24,10 @@ MEASURES = (
     "forward_transfer",
     "forgetting",
 )
+# What `curve` gives: mean and standard error at each place; many seeds or one.
+Curve: TypeAlias = tuple[np.ndarray, np.ndarray, bool]
+# Of each variable, by its path: each of `IMPORTANCE` after each task.
+Importance: TypeAlias = dict[str, dict[str, np.ndarray]]
 # What is kept of the importance of each variable.
 IMPORTANCE = ("mean", "max")
 
@@ -42,20 +51,20 @@ class Run:
     accuracy: np.ndarray
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
-    untrained: np.ndarray | None = None
+    untrained: np.ndarray = None  # type: ignore[assignment]
     failed: str | None = None
-    importance: dict = dataclasses.field(default_factory=dict)
+    importance: Importance = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.untrained is None:
             self.untrained = np.full(len(self.accuracy), np.nan)
 
     @classmethod
-    def empty(cls, method, seed, num_tasks):
+    def empty(cls, method: str, seed: int, num_tasks: int) -> Run:
         return cls(method, seed, np.full((num_tasks, num_tasks), np.nan))
 
     @property
-    def tasks_done(self):
+    def tasks_done(self) -> int:
         done = [
             not np.isnan(row[: task + 1]).any()
             for task, row in enumerate(self.accuracy)
@@ -63,16 +72,16 @@ class Run:
         return done.index(False) if False in done else len(done)
 
     @property
-    def is_complete(self):
+    def is_complete(self) -> bool:
         return self.tasks_done == len(self.accuracy)
 
     @property
-    def is_over(self):
+    def is_over(self) -> bool:
         """Whether there is nothing left to train."""
         return self.is_complete or self.failed is not None
 
     @property
-    def average_accuracy(self):
+    def average_accuracy(self) -> list[float]:
         """Average accuracy after each task, NaN for those not done yet."""
         return [
             metrics.average_accuracy(self.accuracy, after=task)
@@ -82,29 +91,31 @@ class Run:
         ]
 
     @property
-    def final_average_accuracy(self):
+    def final_average_accuracy(self) -> float:
         return self.average_accuracy[-1]
 
     @property
-    def backward_transfer(self):
+    def backward_transfer(self) -> float:
         return self._when_complete(metrics.backward_transfer)
 
     @property
-    def forgetting(self):
+    def forgetting(self) -> float:
         return self._when_complete(metrics.forgetting)
 
     @property
-    def forward_transfer(self):
+    def forward_transfer(self) -> float:
         """NaN where the tasks were not measured before they were learned."""
         before = np.diagonal(self.accuracy, offset=1)
         if np.isnan(before).any() or np.isnan(self.untrained[1:]).any():
             return math.nan
         return self._when_complete(metrics.forward_transfer, self.untrained)
 
-    def _when_complete(self, metric, *args):
+    def _when_complete(self, metric: Callable[..., float], *args: Any) -> float:
         return metric(self.accuracy, *args) if self.is_complete else math.nan
 
-    def record_importance(self, task, arrays):
+    def record_importance(
+        self, task: int, arrays: Mapping[str, np.ndarray]
+    ) -> None:
         """Keeps mean and maximum of the importance after a task.
 
         Args:
@@ -124,7 +135,7 @@ class Run:
                 # JSON has no infinity.
                 record[name][task] = value if np.isfinite(value) else np.nan
 
-    def to_dict(self):
+    def to_dict(self) -> Record:
         failed = {} if self.failed is None else {"failed": self.failed}
         importance = {
             path: {name: values.tolist() for name, values in record.items()}
@@ -154,27 +165,27 @@ class Results:
     """All runs of one `keras-si run`, and what they were made with."""
 
     benchmark: str
-    versions: dict
+    versions: Record
     device: str
-    config: dict
+    config: Record
     runs: list[Run]
 
     @property
-    def methods(self):
+    def methods(self) -> list[str]:
         """The methods, in the order they were run."""
         return list(dict.fromkeys(run.method for run in self.runs))
 
-    def find(self, method, seed):
+    def find(self, method: str, seed: int) -> Run | None:
         """Returns the run of a method with a seed, or `None`."""
         for run in self.runs:
             if (run.method, run.seed) == (method, seed):
                 return run
         return None
 
-    def of(self, method):
+    def of(self, method: str) -> list[Run]:
         return [run for run in self.runs if run.method == method]
 
-    def spread(self, method, name):
+    def spread(self, method: str, name: str) -> Spread:
         """Returns mean, sample standard deviation and n over the seeds.
 
         And the standard error of the mean, which is the standard deviation
@@ -185,7 +196,7 @@ class Results:
         values = [getattr(r, name) for r in self.of(method) if r.is_complete]
         return spread([value for value in values if not math.isnan(value)])
 
-    def to_dict(self):
+    def to_dict(self) -> Record:
         return {
             "schema": SCHEMA,
             "benchmark": self.benchmark,
@@ -199,11 +210,11 @@ class Results:
             },
         }
 
-    def write(self, folder):
+    def write(self, folder: Path) -> None:
         files.write_json(pathlib.Path(folder) / RESULTS, self.to_dict())
 
 
-def spread(values):
+def spread(values: Sequence[float] | np.ndarray) -> Spread:
     """Returns mean, standard deviation, standard error and n, as a dict."""
     if not len(values):
         nan = math.nan
@@ -218,15 +229,15 @@ def spread(values):
     }
 
 
-def curve(rows):
+def curve(rows: Sequence[Sequence[float] | np.ndarray]) -> Curve:
     """Returns mean and standard error at each place, and if there are many.
 
     Args:
         rows: One list of numbers for each seed, NaN for what it has not come
             to yet: the seed is left out of that place.
     """
-    rows = np.array(rows)
-    spreads = [spread(column[~np.isnan(column)]) for column in rows.T]
+    columns = np.array(rows).T
+    spreads = [spread(column[~np.isnan(column)]) for column in columns]
     many = any(place["n"] > 1 for place in spreads)
     return (
         np.array([place["mean"] for place in spreads]),

@@ -1,12 +1,20 @@
 """What the folder of an earlier run knows, and whether it can be gone on."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from . import checkpoint, files
 from .config import RunConfig
 from .errors import OptionError, RunError
 from .output import CONFIG
+from .types import Options, Path, Record
+
+if TYPE_CHECKING:
+    from .results import Results, Run
 
 # Where a run was written changes nothing in it.
 FREE_OPTIONS = ("output",)
@@ -28,18 +36,18 @@ class Standing:
         results: The `Results` of a run that is over, or `None`.
     """
 
-    runs: list = dataclasses.field(default_factory=list)
+    runs: list[Run] = dataclasses.field(default_factory=list)
     position: checkpoint.Position = dataclasses.field(
         default_factory=checkpoint.Position
     )
     weights: pathlib.Path | None = None
     variables: pathlib.Path | None = None
-    newest: tuple = checkpoint.NONE
-    versions: dict | None = None
-    notices: list = dataclasses.field(default_factory=list)
-    results: object = None
+    newest: checkpoint.Newest = checkpoint.NONE
+    versions: Record | None = None
+    notices: list[str] = dataclasses.field(default_factory=list)
+    results: Results | None = None
 
-    def check_versions(self, versions):
+    def check_versions(self, versions: Record) -> None:
         """Adds a notice if the run was begun with other versions."""
         for name, version in (self.versions or versions).items():
             if versions.get(name) != version:
@@ -50,7 +58,7 @@ class Standing:
                 )
 
 
-def read_config(folder):
+def read_config(folder: Path) -> RunConfig:
     """Returns the `RunConfig` of the run in a folder.
 
     Raises:
@@ -87,7 +95,7 @@ def read_config(folder):
     )
 
 
-def standing(folder, config):
+def standing(folder: Path, config: RunConfig) -> Standing:
     """Returns the `Standing` of the run in a folder, new or not.
 
     Reads only. What is damaged is named in the notices and not used.
@@ -101,7 +109,7 @@ def standing(folder, config):
         OptionError: If the run there has other options.
         RunError: If it cannot be gone on.
     """
-    from . import reading  # Here: it imports Keras.
+    from . import reading, results  # Here: they import Keras.
 
     folder = pathlib.Path(folder)
     found, newest, problems = checkpoint.read(folder)
@@ -113,12 +121,12 @@ def standing(folder, config):
         problems.append(str(error))
     except RunError as error:
         if isinstance(error.__cause__, OSError):
-            if (folder / reading.RESULTS).exists():
+            if (folder / results.RESULTS).exists():
                 problems.append(str(error))
         else:
             raise
     else:
-        _check_same(config, written.config, folder / reading.RESULTS)
+        _check_same(config, written.config, folder / results.RESULTS)
         finished = [run for run in written.runs if run.is_over]
         versions = written.versions
         if found is None and _all_over(finished, config):
@@ -153,11 +161,11 @@ def standing(folder, config):
     )
 
 
-def _all_over(finished, config):
+def _all_over(finished: Sequence[Run], config: RunConfig) -> bool:
     return len(finished) == len(config.methods) * config.seeds
 
 
-def check_config(folder, config):
+def check_config(folder: Path, config: RunConfig) -> list[str]:
     """Refuses to go on with a run that has another configuration.
 
     Returns:
@@ -179,7 +187,7 @@ def check_config(folder, config):
     return []
 
 
-def _check_same(config, other, where):
+def _check_same(config: RunConfig, other: Options, where: Path) -> None:
     ours = files.as_json(config.to_dict())
     for name in ours:
         if name in FREE_OPTIONS:

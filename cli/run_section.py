@@ -1,17 +1,22 @@
 """What a page says of one run folder."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from . import figures, remake
 from .html_table import Cell, table
 from .inline_svg import framed
-from .markup import element, join
+from .markup import Markup, element, join
 from .methods import METHODS, Method
-from .results import IMPORTANCE, curve
+from .results import IMPORTANCE, Results, Run, curve
+from .types import Labelled
 
 # Of the colours of accuracies.
 LEVELS = 8
@@ -31,7 +36,7 @@ class Scale:
     lowest: float
 
     @classmethod
-    def of(cls, all_results):
+    def of(cls, all_results: Iterable[Results]) -> Scale:
         """Makes the one that starts at a full ten percent, as the figures."""
         learned = [
             np.tril(run.accuracy)[np.tril_indices(len(run.accuracy))]
@@ -41,12 +46,12 @@ class Scale:
         lowest = np.nanmin(np.concatenate([*learned, [0.9]]))
         return cls(min(0.9, math.floor(10 * lowest + 1e-9) / 10))
 
-    def level(self, accuracy):
+    def level(self, accuracy: float) -> int:
         """Returns its level, from 0 to `LEVELS` - 1."""
         part = (accuracy - self.lowest) / (1 - self.lowest)
         return min(LEVELS - 1, int(part * LEVELS + 1e-9))
 
-    def legend(self):
+    def legend(self) -> Markup:
         """Returns the colours and where they start, as `Markup`."""
         step = (1 - self.lowest) / LEVELS
         return element(
@@ -64,13 +69,13 @@ class Scale:
         )
 
 
-def full_name(method):
+def full_name(method: str) -> str:
     """Returns what a method is called, and the name of the option."""
     name = figures.method_name(method)
     return name if name == method else f"{name} ({method})"
 
 
-def content(name, results, scale):
+def content(name: str, results: Results, scale: Scale) -> Markup:
     """Returns what there is to say of one run, as `Markup`.
 
     Args:
@@ -125,7 +130,7 @@ def content(name, results, scale):
     )
 
 
-def bands(labelled):
+def bands(labelled: Labelled) -> str:
     """Returns what is to be said of the bands in a figure, if it has any."""
     many = any(
         len(results.of(method)) > 1
@@ -135,11 +140,11 @@ def bands(labelled):
     return "; the bands are ± one standard error" if many else ""
 
 
-def _over(runs):
+def _over(runs: Sequence[Run]) -> str:
     return f", mean over {len(runs)} seeds" if len(runs) > 1 else ""
 
 
-def _matrix(name, results, method, scale):
+def _matrix(name: str, results: Results, method: str, scale: Scale) -> Markup:
     runs = results.of(method)
     tasks = len(runs[0].accuracy)
     mean, _, _ = curve([run.accuracy.ravel() for run in runs])
@@ -161,7 +166,7 @@ def _matrix(name, results, method, scale):
     )
 
 
-def _heat(accuracy, before, scale):
+def _heat(accuracy: float, before: bool, scale: Scale) -> Cell:
     if math.isnan(accuracy):
         return Cell("", kind="heat")
     if before:
@@ -171,7 +176,7 @@ def _heat(accuracy, before, scale):
     )
 
 
-def _importance(name, results):
+def _importance(name: str, results: Results) -> Iterator[Markup]:
     without = []
     for place, method in enumerate(results.methods):
         runs = [run for run in results.of(method) if run.importance]
@@ -194,13 +199,15 @@ def _importance(name, results):
         yield element("p", f"Without importance: {', '.join(without)}.")
 
 
-def _has_importance(method):
+def _has_importance(method: str) -> bool:
     known = METHODS.get(method, Method)
     # What is not known here may have one.
     return known is Method or known.importance is not Method.importance
 
 
-def _importances(name, method, runs, measure):
+def _importances(
+    name: str, method: str, runs: Sequence[Run], measure: str
+) -> Markup:
     paths = dict.fromkeys(path for run in runs for path in run.importance)
     means = {
         path: curve(
@@ -239,12 +246,12 @@ def _importances(name, method, runs, measure):
     )
 
 
-def _three(value):
+def _three(value: float) -> str:
     """Returns a number with three significant digits."""
     return f"{value:#.3g}".rstrip(".")
 
 
-def _log(value, low, high):
+def _log(value: float, low: float, high: float) -> float:
     """Returns where a value is between others, on a logarithmic scale."""
     if low == high:
         return 1.0
@@ -252,7 +259,9 @@ def _log(value, low, high):
     return SHORTEST_BAR + (1 - SHORTEST_BAR) * part
 
 
-def _pairs(name, caption, what, values):
+def _pairs(
+    name: str, caption: str, what: str, values: Mapping[str, Any]
+) -> Markup:
     return table(
         name,
         caption,
@@ -267,7 +276,7 @@ def _pairs(name, caption, what, values):
     )
 
 
-def _plain(value):
+def _plain(value: Any) -> str:
     if isinstance(value, str):
         return value
     if value is None:
@@ -277,7 +286,7 @@ def _plain(value):
     return json.dumps(value, ensure_ascii=False)
 
 
-def _command(results):
+def _command(results: Results) -> Iterator[Markup]:
     command = remake.command(results)
     if command is None:
         yield element(

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -10,15 +11,23 @@ import keras_si
 
 from . import benchmarks, data, figures, files
 from .checkpoint import Checkpoints, Position
+from .config import RunConfig
 from .method_run import MethodRun, learned_with, length
 from .methods import METHODS
 from .observer import Observer
 from .output import CONFIG
 from .results import Results, Run
 from .resume import Standing
+from .task import Task
+from .types import Record
 
 
-def run(config, observer=None, dataset=None, standing=None):
+def run(
+    config: RunConfig,
+    observer: Observer | None = None,
+    dataset: data.Data | None = None,
+    standing: Standing | None = None,
+) -> Results:
     """Runs every method with every seed, on the same tasks.
 
     For one seed, every method meets the same permutations, initial weights
@@ -87,7 +96,7 @@ def run(config, observer=None, dataset=None, standing=None):
     return results
 
 
-def _count_steps(config, tasks):
+def _count_steps(config: RunConfig, tasks: Sequence[Task]) -> int:
     """Returns the training steps of all methods and seeds."""
     total = 0
     for name in config.methods:
@@ -98,7 +107,9 @@ def _count_steps(config, tasks):
     return total * config.seeds
 
 
-def _count_steps_done(config, tasks, standing):
+def _count_steps_done(
+    config: RunConfig, tasks: Sequence[Task], standing: Standing
+) -> int:
     """Returns how many of them need not be taken again."""
     total = 0
     for run in standing.runs:
@@ -114,7 +125,7 @@ def _count_steps_done(config, tasks, standing):
     return total
 
 
-def versions():
+def versions() -> Record:
     """Returns what a run is made with, for its results."""
     return {
         "keras_si": keras_si.__version__,
@@ -125,11 +136,11 @@ def versions():
     }
 
 
-def _on_accelerator():
+def _on_accelerator() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def _device():
+def _device() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         affinity = getattr(os, "sched_getaffinity", None)  # Linux alone.

@@ -1,35 +1,45 @@
 """A search -> lines, a table, a heat map."""
 
 import io
+import math
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from .figures import FORMATS, STYLE
 from .files import write_atomically
-from .grid import at_the_edge
+from .grid import Point, at_the_edge
 from .report import percent
+from .results import Results
+from .tune import Search
+from .types import Spread
 
 HEAT_MAP = "heat_map"
 # Dark enough for white figures, of a range from 0 to 1.
 DARK = 0.6
+# The strengths and the dampings of a method, in order.
+AxesValues: TypeAlias = tuple[list[Any], ...]
 
 
 class Lines:
     """Says a line for each point that is finished."""
 
-    def __init__(self, search, console):
+    def __init__(self, search: Search, console: Console) -> None:
         self._console = console
         self._total = len(search.grid)
         self._done = self._total - len(search.todo())
         if self._done:
             self._say(f"{self._done} of {self._total} are done already")
 
-    def finished(self, point, results):
+    def finished(self, point: Point, results: Results) -> None:
         """Hears of a point and its `Results`."""
         self._done += 1
         spread = results.spread(point.method, "final_average_accuracy")
@@ -38,11 +48,11 @@ class Lines:
             f"average {_percent(spread)}{_failures(results)}"
         )
 
-    def _say(self, line):
+    def _say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
 
 
-def table(search):
+def table(search: Search) -> Table:
     """One row for each point, the best one marked."""
     best = search.best()
     made = Table(box=SIMPLE_HEAD)
@@ -63,7 +73,7 @@ def table(search):
     return made
 
 
-def notes(search):
+def notes(search: Search) -> list[str]:
     """Returns what there is to say of the best point, in lines."""
     best = search.best()
     lines = ["judged on the last sixth of the training data, held out"]
@@ -77,14 +87,14 @@ def notes(search):
     return lines
 
 
-def write_heat_map(search):
+def write_heat_map(search: Search) -> None:
     """Draws accuracy over strength and damping, a field for each method."""
     methods = list(
         dict.fromkeys(point.method for point in search.grid if point.options)
     )
     if not methods:
         return
-    means = [search.accuracy(point)["mean"] for point in search.grid]
+    means = [_mean(search, point) for point in search.grid]
     if np.isnan(means).all():
         return
     limits = np.nanmin(means), np.nanmax(means)
@@ -119,7 +129,7 @@ def write_heat_map(search):
             )
 
 
-def heat(search, method):
+def heat(search: Search, method: str) -> np.ndarray:
     """Returns the mean accuracies of a method: a row for each damping."""
     strengths, dampings = _axes(search, method)
     field = np.full((len(dampings), len(strengths)), np.nan)
@@ -129,11 +139,11 @@ def heat(search, method):
                 dampings.index(point.damping),
                 strengths.index(point.strength),
             )
-            field[place] = search.accuracy(point)["mean"]
+            field[place] = _mean(search, point)
     return field
 
 
-def _axes(search, method):
+def _axes(search: Search, method: str) -> AxesValues:
     points = [point for point in search.grid if point.method == method]
     return tuple(
         sorted({getattr(point, name) for point in points}, key=_number)
@@ -141,7 +151,13 @@ def _axes(search, method):
     )
 
 
-def _draw(axes, search, method, size, limits):
+def _draw(
+    axes: Axes,
+    search: Search,
+    method: str,
+    size: AxesValues,
+    limits: tuple[float, float],
+) -> AxesImage:
     low, high = limits
     field = heat(search, method)
     image = axes.imshow(
@@ -174,16 +190,21 @@ def _draw(axes, search, method, size, limits):
     return image
 
 
-def _number(value):
+def _mean(search: Search, point: Point) -> float:
+    spread = search.accuracy(point)
+    return math.nan if spread is None else spread["mean"]
+
+
+def _number(value: float | None) -> float:
     return -1.0 if value is None else value
 
 
-def _failures(results):
+def _failures(results: Results) -> str:
     failed = [run for run in results.runs if run.failed is not None]
     return "".join(f"  seed {run.seed}: {run.failed}" for run in failed)
 
 
-def _percent(spread):
+def _percent(spread: Spread | None) -> str:
     if spread is None:
         return "-"
     return percent(spread["mean"], spread["standard_error"], spread["n"] > 1)

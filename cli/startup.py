@@ -5,9 +5,10 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 
 
-def import_quietly(threads=None):
+def import_quietly(threads: int | None = None) -> None:
     """Imports TensorFlow, TFDS and Keras; prints nothing unless it fails.
 
     Args:
@@ -30,7 +31,7 @@ def import_quietly(threads=None):
 
 
 @contextlib.contextmanager
-def _native_stderr_held_back():
+def _native_stderr_held_back() -> Iterator[None]:
     """Holds back what is written to file descriptor 2.
 
     What TensorFlow's native code logs while it is imported obeys no log
@@ -51,7 +52,7 @@ def _native_stderr_held_back():
         _restore(saved)
 
 
-def _restore(saved):
+def _restore(saved: int) -> None:
     sys.stderr.flush()
     os.dup2(saved, 2)
     os.close(saved)

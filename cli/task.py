@@ -7,13 +7,20 @@ their own and ahead of the training step. With an accelerator the pipeline
 ends at the bytes, and the rest is done there: `pixels.ToFeatures`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from .pixels import to_features
+
+if TYPE_CHECKING:
+    from .data import Split
 
 # The net's weights are read once for each batch: large ones save time.
 TEST_BATCH_SIZE = 2000
@@ -27,14 +34,14 @@ class Examples:
     labels: tf.Tensor
 
     @classmethod
-    def of(cls, split):
+    def of(cls, split: Split) -> Examples:
         """Takes over a `data.Split`, flattening its images."""
         # On the host, whatever the default device: tf.data runs there.
         with tf.device("/CPU:0"):
             images = tf.convert_to_tensor(split.images.reshape(len(split), -1))
             return cls(images, tf.convert_to_tensor(split.labels))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.labels.shape[0]
 
 
@@ -63,14 +70,14 @@ class Task:
     as_bytes: bool = False
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         return -(-len(self.train_examples) // self.batch_size)
 
     @property
-    def num_features(self):
+    def num_features(self) -> int:
         return len(self.permutation)
 
-    def train(self, epochs, first_epoch=0):
+    def train(self, epochs: int, first_epoch: int = 0) -> tf.data.Dataset:
         """Returns the batches of the epochs, one epoch after the other.
 
         Every epoch holds every example once, in an order that is a function
@@ -85,7 +92,7 @@ class Task:
         )
         return self._fill(rows, self.train_examples)
 
-    def test(self):
+    def test(self) -> tf.data.Dataset:
         """Returns the batches of the test set, in its own order."""
         count = len(self.test_examples)
         size = min(TEST_BATCH_SIZE, count)
@@ -94,8 +101,10 @@ class Task:
             _slices(order, size, -(-count // size)), self.test_examples
         )
 
-    def _fill(self, indices, examples):
-        def batch(rows):
+    def _fill(
+        self, indices: tf.data.Dataset, examples: Examples
+    ) -> tf.data.Dataset:
+        def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             pixels = tf.gather(examples.images, rows)
             pixels = tf.ensure_shape(pixels, (None, self.num_features))
             if not self.as_bytes:
@@ -121,25 +130,25 @@ class Union:
     tasks: tuple[Task, ...]
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         return -(-self._starts[-1] // self.tasks[0].batch_size)
 
     @property
-    def permutation(self):
+    def permutation(self) -> np.ndarray:
         """Of the features: they arrive permuted."""
         return np.arange(self.tasks[0].num_features)
 
     @property
-    def outputs(self):
+    def outputs(self) -> tuple[int, ...]:
         return outputs_of(self.tasks)
 
     @functools.cached_property
-    def _starts(self):
+    def _starts(self) -> np.ndarray:
         """Where each task's rows start in the union, and where all end."""
         counts = [len(task.train_examples) for task in self.tasks]
         return np.cumsum([0, *counts])
 
-    def train(self, epochs, first_epoch=0):
+    def train(self, epochs: int, first_epoch: int = 0) -> tf.data.Dataset:
         """Returns the batches of the epochs, as `Task.train` does."""
         last = self.tasks[-1]
         rows = _shuffled(
@@ -155,7 +164,7 @@ class Union:
         permuted = (permutations != permutations[0]).any()
         permutations = tf.constant(permutations, tf.int32)
 
-        def batch(rows):
+        def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             tasks = tf.searchsorted(starts, rows, side="right")
             rows = rows + tf.gather(offsets, tasks)
             pixels = tf.gather(images, rows)
@@ -169,12 +178,14 @@ class Union:
 
         return _ahead(rows, batch)
 
-    def _stored(self):
+    def _stored(self) -> tuple[tf.Tensor, tf.Tensor, list[int]]:
         """Returns images and labels, and what leads to them from a row.
 
         Examples that tasks share are stored once.
         """
-        stored, places, size = [], {}, 0
+        stored: list[Examples] = []
+        places: dict[int, int] = {}
+        size = 0
         for examples in (task.train_examples for task in self.tasks):
             if id(examples) not in places:
                 places[id(examples)] = size
@@ -192,37 +203,41 @@ class Union:
         return images, labels, offsets
 
 
-def outputs_of(tasks):
+def outputs_of(tasks: Iterable[Task]) -> tuple[int, ...]:
     """Returns the outputs of all the tasks, in order."""
     return tuple(sorted({out for task in tasks for out in task.outputs}))
 
 
-def _shuffled(count, batch_size, key, epochs):
+def _shuffled(
+    count: int, batch_size: int, key: list[int], epochs: range
+) -> tf.data.Dataset:
     """Returns the indices of every batch of the epochs."""
-    key = np.int64(np.random.SeedSequence(key).generate_state(1)[0])
+    seed = np.int64(np.random.SeedSequence(key).generate_state(1)[0])
     steps = -(-count // batch_size)
 
-    def epoch_batches(epoch):
+    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(
             tf.range(count, dtype=tf.int32),
-            seed=tf.stack([tf.constant(key), epoch]),
+            seed=tf.stack([tf.constant(seed), epoch]),
             # Named, so that the order does not depend on the device.
             alg="philox",
         )
         return _slices(order, batch_size, steps)
 
-    epochs = tf.data.Dataset.range(epochs.start, epochs.stop)
-    return epochs.flat_map(epoch_batches)
+    counted = tf.data.Dataset.range(epochs.start, epochs.stop)
+    return counted.flat_map(epoch_batches)
 
 
-def _slices(order, size, count):
+def _slices(order: tf.Tensor, size: int, count: int) -> tf.data.Dataset:
     """Returns `count` slices of `order`; the last one may be shorter."""
     return tf.data.Dataset.range(count).map(
         lambda step: order[step * size : (step + 1) * size]
     )
 
 
-def _ahead(indices, batch):
+def _ahead(
+    indices: tf.data.Dataset, batch: Callable[[tf.Tensor], Any]
+) -> tf.data.Dataset:
     """Puts the batches together on threads of their own."""
     return indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
         tf.data.AUTOTUNE

@@ -1,13 +1,24 @@
 """Searches over strength and damping, judged on held-out training data."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import pathlib
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from . import engines, files
 from .errors import OptionError, RunError
+from .grid import Point
 from .lock import LOCK
+from .types import Path, Record, Spread
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+    from .data import Data
+    from .results import Results
 
 SEARCH = "search.json"
 POINTS = "points"
@@ -35,7 +46,7 @@ class Search:
         OptionError: If the folder holds something else.
     """
 
-    def __init__(self, folder, grid):
+    def __init__(self, folder: Path, grid: Mapping[Point, RunConfig]) -> None:
         self.folder = pathlib.Path(folder)
         self.grid = grid
         config = next(iter(grid.values()))
@@ -58,7 +69,7 @@ class Search:
                 "folder",
             )
 
-    def _check_protocol(self):
+    def _check_protocol(self) -> None:
         path = self.folder / SEARCH
         try:
             found = files.read_json(path)["protocol"]
@@ -83,11 +94,11 @@ class Search:
                 "; name another folder",
             )
 
-    def todo(self):
+    def todo(self) -> list[Point]:
         """Returns the points that are not finished."""
         return [point for point in self.grid if self.results(point) is None]
 
-    def results(self, point):
+    def results(self, point: Point) -> Results | None:
         """Returns the `Results` of a point that is finished, or `None`."""
         from . import reading
 
@@ -97,7 +108,12 @@ class Search:
         results = reading.read(path)
         return results if all(run.is_over for run in results.runs) else None
 
-    def run(self, engine="local", jobs=1, finished=lambda point, results: None):
+    def run(
+        self,
+        engine: str = "local",
+        jobs: int = 1,
+        finished: Callable[[Point, Results], None] = lambda *_: None,
+    ) -> None:
         """Runs what is not finished.
 
         Args:
@@ -110,12 +126,14 @@ class Search:
         for position, record in _engine(engine, jobs)(held_out, configs):
             # Not before: what fails at once leaves an empty folder.
             (self.folder / POINTS).mkdir(exist_ok=True)
-            path = self.folder / POINTS / points[position].file
-            files.write_json(path, record)
+            point = points[position]
+            files.write_json(self.folder / POINTS / point.file, record)
             self.write()
-            finished(points[position], self.results(points[position]))
+            results = self.results(point)
+            if results is not None:
+                finished(point, results)
 
-    def best(self):
+    def best(self) -> Point | None:
         """Returns the point with the highest mean accuracy, or `None`.
 
         One with a seed that failed does not count.
@@ -126,16 +144,16 @@ class Search:
             if (spread := self.accuracy(point))
             and spread["n"] == self.grid[point].seeds
         }
-        return max(done, key=done.get) if done else None
+        return max(done, key=lambda point: done[point]) if done else None
 
-    def accuracy(self, point):
+    def accuracy(self, point: Point) -> Spread | None:
         """Returns mean and spread of a point's accuracy, or `None`."""
         results = self.results(point)
         if results is None:
             return None
         return results.spread(point.method, "final_average_accuracy")
 
-    def write(self):
+    def write(self) -> None:
         """Writes the record of the search."""
         best = self.best()
         files.write_json(
@@ -159,7 +177,9 @@ class Search:
         )
 
 
-def _engine(name, jobs):
+def _engine(
+    name: str, jobs: int
+) -> Callable[..., Iterator[tuple[int, Record]]]:
     if name == "ray":
         return functools.partial(engines.ray, jobs=jobs)
     if jobs > 1:
@@ -167,7 +187,7 @@ def _engine(name, jobs):
     return engines.here
 
 
-def held_out(config):
+def held_out(config: RunConfig) -> Record:
     """Runs a configuration on training data alone; returns its record.
 
     It is trained on the first five sixths and judged on the rest: the test
@@ -185,7 +205,7 @@ def held_out(config):
 
 
 @functools.cache
-def _held_out_data(names, data_dir):
+def _held_out_data(names: tuple[str, ...], data_dir: Path | None) -> Data:
     from . import data
 
     return data.load_all(names, data_dir, held_out=True)

@@ -7,7 +7,7 @@ from .naive import Naive
 from .scratch import Scratch
 from .si import SynapticIntelligence
 
-METHODS = {
+METHODS: dict[str, type[Method]] = {
     "si": SynapticIntelligence,
     "naive": Naive,
     "joint": Joint,

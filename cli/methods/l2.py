@@ -1,6 +1,15 @@
 """The penalty of SI with all importances 1: what importance is worth."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .method import PAPER, Method
+
+if TYPE_CHECKING:
+    import keras
+
+    from ..config import RunConfig
 
 
 class L2(Method):
@@ -15,17 +24,17 @@ class L2(Method):
     source = f"the control of Kirkpatrick et al. 2017; penalty of {PAPER}"
     uses = ("strength",)
 
-    def __init__(self, config):
+    def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        self._strength = None
-        self._references = []
+        self._strength: keras.Variable | None = None
+        self._references: list[keras.Variable] = []
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         strength = [] if self._strength is None else [self._strength]
         return strength + self._references
 
-    def attach(self, model):
+    def attach(self, model: keras.Model) -> None:
         import keras
 
         from keras_si import SIRegularizer
@@ -50,10 +59,11 @@ class L2(Method):
                 previous=weights.regularizer,
             )
 
-    def end_task(self, model):
+    def end_task(self, model: keras.Model) -> None:
+        strength, *references = self.variables
         for reference, weights in zip(
-            self._references, model.trainable_variables, strict=True
+            references, model.trainable_variables, strict=True
         ):
             # Adding zero makes a new buffer: a plain read may share theirs.
             reference.assign(weights + 0)
-        self._strength.assign(self.config.strength)
+        strength.assign(self.config.strength)

@@ -1,5 +1,15 @@
 """What a method is."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from ..config import RunConfig
+
 PAPER = "Zenke, Poole & Ganguli 2017"
 
 
@@ -21,16 +31,16 @@ class Method:
     """
 
     label = summary = source = ""
-    uses = ()
-    scenarios = ("task", "domain", "class")
+    uses: tuple[str, ...] = ()
+    scenarios: tuple[str, ...] = ("task", "domain", "class")
     new_net_per_task = False
     mixes_tasks = False
 
-    def __init__(self, config):
+    def __init__(self, config: RunConfig) -> None:
         self.config = config
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         """What it must remember and the model does not hold.
 
         A list of `keras.Variable`, the same in every process once `attach`
@@ -38,17 +48,17 @@ class Method:
         """
         return []
 
-    def attach(self, model):
+    def attach(self, model: keras.Model) -> None:
         """Meets a model that is new, built and compiled."""
 
-    def callbacks(self):
+    def callbacks(self) -> list[keras.callbacks.Callback]:
         """Returns the Keras callbacks for the `fit` of the next task."""
         return []
 
-    def end_task(self, model):
+    def end_task(self, model: keras.Model) -> None:
         """Hears that a task has been learned."""
 
-    def importance(self):
+    def importance(self) -> dict[str, np.ndarray]:
         """Returns how much each weight matters to the tasks so far.
 
         A dict of `variable.path` to an array, as it is after the task that

@@ -1,6 +1,16 @@
 """Synaptic Intelligence."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .method import PAPER, Method
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from ..config import RunConfig
 
 
 class SynapticIntelligence(Method):
@@ -11,7 +21,7 @@ class SynapticIntelligence(Method):
     source = f"{PAPER}, section 3"
     uses = ("strength", "damping")
 
-    def __init__(self, config):
+    def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         from keras_si import SICallback
 
@@ -19,8 +29,8 @@ class SynapticIntelligence(Method):
             strength=config.strength, damping=config.damping
         )
 
-    def callbacks(self):
+    def callbacks(self) -> list[keras.callbacks.Callback]:
         return [self._callback]
 
-    def importance(self):
+    def importance(self) -> dict[str, np.ndarray]:
         return self._callback.get_importance()
