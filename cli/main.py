@@ -1,6 +1,6 @@
 """The command line: commands and their help; errors become one line.
 
-With `options`, the only file that knows click.
+With `options` and `manual`, the only file that knows click.
 """
 
 import functools
@@ -11,15 +11,15 @@ from typing import Any, NoReturn
 
 import click
 
-from . import commands
+from . import commands, manual
 from .errors import OptionError, RunError
-from .options import SeveralValues, run_options, tune_options
+from .options import PATH, SeveralValues, run_options, tune_options
 
 # Since click 8.2; before, click shows the help and raises nothing.
 NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
-class _Main(click.Group):
+class _Main(manual.Group):
     """Reports every usage error in one line."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -73,34 +73,47 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-@click.group(cls=_Main, context_settings={"max_content_width": 80})
+@click.group(
+    cls=_Main,
+    context_settings={"max_content_width": 80},
+    epilog=manual.MAIN,
+)
 @click.version_option(package_name="keras-si", prog_name="keras-si")
 def main() -> None:
     """Synaptic Intelligence for Keras 3: the paper's experiments."""
 
 
-@main.group()
+@main.group(cls=manual.Group, epilog=manual.RUN_GROUP)
 def run() -> None:
     """Run a benchmark: train task after task, table, figure, JSON."""
 
 
-@run.command("pmnist")
+@run.command("pmnist", epilog=manual.run("pmnist"))
 @run_options("pmnist")
 @_one_line_errors
 def run_pmnist(**options: Any) -> None:
-    """Permuted MNIST: each task shuffles the pixels in its own way."""
+    """Permuted MNIST: each task shuffles the pixels in its own way.
+
+    Trains each method on one task after the other, and tests it on all tasks
+    so far after each. With one seed, the methods meet the same tasks, initial
+    weights and order of the data.
+    """
     commands.run("pmnist", **options)
 
 
-@run.command("smnist")
+@run.command("smnist", epilog=manual.run("smnist"))
 @run_options("smnist")
 @_one_line_errors
 def run_smnist(**options: Any) -> None:
-    """Split MNIST: each task is a pair of digits."""
+    """Split MNIST: each task is a pair of digits.
+
+    Trains each method on one task after the other, and tests it on all tasks
+    so far after each. What the net is told of them is the --scenario.
+    """
     commands.run("smnist", **options)
 
 
-@run.command("scifar")
+@run.command("scifar", epilog=manual.run("scifar"))
 @run_options("scifar")
 @_one_line_errors
 def run_scifar(**options: Any) -> None:
@@ -111,37 +124,49 @@ def run_scifar(**options: Any) -> None:
     commands.run("scifar", **options)
 
 
-@main.group()
+@main.group(cls=manual.Group, epilog=manual.TUNE_GROUP)
 def tune() -> None:
     """Search for strength and damping; the test set is not looked at."""
 
 
-@tune.command("pmnist", cls=SeveralValues)
+@tune.command("pmnist", cls=SeveralValues, epilog=manual.tune("pmnist"))
 @tune_options("pmnist")
 @_one_line_errors
 def tune_pmnist(**options: Any) -> None:
-    """Permuted MNIST: try each --strength with each --damping."""
+    """Permuted MNIST: try each --strength with each --damping.
+
+    Trains on the first five sixths of the training data and judges on the
+    rest; the test set is not looked at. Ends with the best setting.
+    """
     commands.tune("pmnist", **options)
 
 
-@tune.command("smnist", cls=SeveralValues)
+@tune.command("smnist", cls=SeveralValues, epilog=manual.tune("smnist"))
 @tune_options("smnist")
 @_one_line_errors
 def tune_smnist(**options: Any) -> None:
-    """Split MNIST: try each --strength with each --damping."""
+    """Split MNIST: try each --strength with each --damping.
+
+    Trains on the first five sixths of the training data and judges on the
+    rest; the test set is not looked at. Ends with the best setting.
+    """
     commands.tune("smnist", **options)
 
 
-@tune.command("scifar", cls=SeveralValues)
+@tune.command("scifar", cls=SeveralValues, epilog=manual.tune("scifar"))
 @tune_options("scifar")
 @_one_line_errors
 def tune_scifar(**options: Any) -> None:
-    """Split CIFAR: try each --strength with each --damping."""
+    """Split CIFAR: try each --strength with each --damping.
+
+    Trains on the first five sixths of the training data and judges on the
+    rest; the test set is not looked at. Ends with the best setting.
+    """
     commands.tune("scifar", **options)
 
 
-@main.command()
-@click.argument("folder", metavar="DIR")
+@main.command(epilog=manual.RESUME)
+@click.argument("folder", metavar="DIR", type=PATH)
 @_one_line_errors
 def resume(folder: str) -> None:
     """Go on with the run in DIR, which was interrupted.
@@ -152,8 +177,8 @@ def resume(folder: str) -> None:
     commands.resume(folder)
 
 
-@main.command()
-@click.argument("runs", metavar="DIR...", nargs=-1, required=True)
+@main.command(epilog=manual.REPORT)
+@click.argument("runs", metavar="DIR...", nargs=-1, required=True, type=PATH)
 @click.option(
     "--output",
     metavar="FILE",
@@ -182,7 +207,7 @@ def report(
     commands.report(runs, output, html, overwrite)
 
 
-@main.command("list")
+@main.command("list", epilog=manual.LIST)
 def list_() -> None:
     """List benchmarks, methods and presets, each with its source."""
     from . import listing

@@ -7,11 +7,14 @@ import click
 
 from .config import DISTRIBUTIONS, OUTPUT_WEIGHTS, PRECISIONS
 from .engines import ENGINES
+from .manual import Command
 from .methods import METHODS
 from .presets import BENCHMARKS
 
 # What `click.option` gives: a decorator.
 Option: TypeAlias = Callable[[Any], Any]
+# For completion in shells; what is there is checked elsewhere.
+PATH = click.Path(readable=False)
 OUR_FILES = "config.json, results.json and the figures"
 
 
@@ -27,6 +30,7 @@ def run_options(benchmark: str) -> Option:
             click.option(
                 "--output",
                 metavar="DIR",
+                type=PATH,
                 help="Folder for the results. "
                 f"[default: runs/{benchmark}-<date>-<time>]",
             ),
@@ -89,6 +93,7 @@ def tune_options(benchmark: str) -> Option:
             click.option(
                 "--output",
                 metavar="DIR",
+                type=PATH,
                 help="Folder for the search; one that holds it already goes "
                 f"on. [default: runs/tune-{benchmark}-<date>-<time>]",
             ),
@@ -96,7 +101,7 @@ def tune_options(benchmark: str) -> Option:
     )
 
 
-class SeveralValues(click.Command):
+class SeveralValues(Command):
     """A command whose options may be given several values at once.
 
     `--strength 1 2` is read as `--strength 1 --strength 2`.
@@ -214,6 +219,7 @@ def _place(benchmark: str) -> list[Option]:
         click.option(
             "--data-dir",
             metavar="DIR",
+            type=PATH,
             help="TFDS folder that holds the dataset, or will.",
         ),
         click.option(
