@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import tempfile
 
 from setuptools import setup
 
@@ -14,9 +15,14 @@ VERSION = re.search(
     re.MULTILINE,
 ).group(1)
 
+# Not in the checkout: what an earlier build had left there would be packed.
+BUILD = tempfile.TemporaryDirectory(prefix="keras-si-build-")
+
+# The oldest that .ci/run tests: .ci/oldest.txt.
+TENSORFLOW = "2.20"
 # TensorBoard: what Keras's callback for it needs, and TensorFlow leaves out.
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "tensorboard>=2.20"]
-DEV = [*TEST, "mypy>=2", "ruff>=0.15"]
+DEV = [*TEST, "build>=1.3", "mypy>=2", "pre-commit>=4", "ruff>=0.15"]
 
 setup(
     name="keras-si",
@@ -25,6 +31,14 @@ setup(
         "Synaptic Intelligence for Keras 3: train one task after another "
         "without forgetting"
     ),
+    author="The keras-si authors",
+    keywords=[
+        "catastrophic forgetting",
+        "continual learning",
+        "keras",
+        "lifelong learning",
+        "synaptic intelligence",
+    ],
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     # The code, and the embedded MNIST.
@@ -43,23 +57,28 @@ setup(
         ],
     },
     install_requires=[
-        "click>=8.1",
+        "click>=8.2.1",
         # tensorflow-datasets 4.9.10 imports it and does not declare it.
         "importlib_resources>=6",
-        "keras>=3.15",
+        "keras>=3.10",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "rich>=13",
-        "tensorflow>=2.21",
+        f"tensorflow>={TENSORFLOW}",
         "tensorflow-datasets>=4.9.10",
     ],
     extras_require={
         "test": TEST,
         "dev": DEV,
+        "docs": ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
+        "cuda": [
+            f"tensorflow[and-cuda]>={TENSORFLOW}; platform_system == 'Linux'"
+        ],
         "jax": ["jax"],
         "ray": ["ray>=2.9"],
         "torch": ["torch"],
     },
+    options={"build": {"build_base": BUILD.name}},
     entry_points={"console_scripts": ["keras-si = keras_si_cli.main:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
@@ -70,5 +89,6 @@ setup(
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -4,6 +4,8 @@ The only file that knows where data comes from. MNIST is embedded in the
 package, as a TFDS `data_dir` like any other.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import difflib

@@ -31,6 +31,11 @@ def _fresh_keras():
     keras.utils.set_random_seed(7)
 
 
+HAS_MULTI_OPTIMIZER = pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"),
+    reason="Keras has had it since 3.15",
+)
+
 # For a compiled variant of a test. `test_parity.test_modes` runs on torch too.
 JIT = only_on("tensorflow", "jax", reason="torch compiles for a minute")
 

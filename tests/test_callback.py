@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import (
+    HAS_MULTI_OPTIMIZER,
     JIT,
     SIZES,
     compile_model,
@@ -791,6 +792,7 @@ def test_before_the_first_fit(call):
         getattr(SICallback(), call)()
 
 
+@HAS_MULTI_OPTIMIZER
 def test_a_multi_optimizer_that_accumulates_is_refused():
     optimizer = keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(
@@ -923,6 +925,7 @@ def test_every_n_steps_counts_steps_and_not_micro_batches():
         assert consolidated == (micro_batch == 4)
 
 
+@HAS_MULTI_OPTIMIZER
 def test_a_callable_multi_optimizer_that_accumulates_is_refused():
     def make(variable):
         return keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
