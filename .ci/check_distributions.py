@@ -1,6 +1,6 @@
-"""Compares wheel and sdist with the checkout: every file, byte for byte.
+"""Compares a wheel and an sdist with the checkout, byte for byte.
 
-    python .ci/check_distributions.py WHEEL SDIST
+Takes the paths of the two.
 """
 
 import pathlib
