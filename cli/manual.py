@@ -40,7 +40,7 @@ Examples:
   The options of a command:
     keras-si run pmnist --help
 
-Tab completion, for bash; with zsh_source and fish_source for these:
+Tab completion in bash, and with zsh_source in zsh:
   eval "$(_KERAS_SI_COMPLETE=bash_source keras-si)"
 {EXIT_CODES}"""
 
