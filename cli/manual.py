@@ -36,7 +36,7 @@ Examples:
   What there is to run, with the options of each preset:
     keras-si list
   Several runs side by side:
-    keras-si report runs/*
+    keras-si report runs/pmnist-*
   The options of a command:
     keras-si run pmnist --help
 
@@ -141,7 +141,7 @@ Example:
 
 REPORT = f"""
 Examples:
-  keras-si report runs/*
+  keras-si report runs/pmnist-*
   keras-si report with-si with-l2 --output comparison.png
 {EXIT_CODES}"""
 
