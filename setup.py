@@ -21,7 +21,12 @@ BUILD = tempfile.TemporaryDirectory(prefix="keras-si-build-")
 # The oldest that .ci/run tests: .ci/oldest.txt.
 TENSORFLOW = "2.20"
 # TensorBoard: what Keras's callback for it needs, and TensorFlow leaves out.
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "tensorboard>=2.20"]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "sybil>=10",
+    "tensorboard>=2.20",
+]
 DEV = [*TEST, "build>=1.3", "mypy>=2", "pre-commit>=4", "ruff>=0.15"]
 
 setup(
@@ -70,7 +75,12 @@ setup(
     extras_require={
         "test": TEST,
         "dev": DEV,
-        "docs": ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
+        "docs": [
+            "l2m4m>=1.0.4",
+            "mkdocs-click>=0.9",
+            "mkdocs-material>=9.8",
+            "mkdocstrings[python]>=1.0",
+        ],
         "cuda": [
             f"tensorflow[and-cuda]>={TENSORFLOW}; platform_system == 'Linux'"
         ],
