@@ -1,16 +1,15 @@
 """Checkpoints of a run: written so that a kill at any moment leaves one.
 
 Two slots take turns. Each is a JSON file that says where the run stands and,
-while a method is under way, the files of what its model and the method know,
-named with their checksums. A slot is overwritten with these first: until its
-JSON follows, the checksums do not fit, and the other slot is the one to go on
+while a method is under way, the file of what its model and the method know,
+named with its checksum. A slot is overwritten with that first: until its JSON
+follows, the checksum does not fit, and the other slot is the one to go on
 from.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -19,12 +18,17 @@ from . import files
 from .types import Path, Record
 
 if TYPE_CHECKING:
-    import keras
+    import numpy.typing as npt
 
-SCHEMA = 1
+# 1 had files of Keras's own: HDF5, which may end the process where a disk is
+# full. They are still read.
+SCHEMA = 2
 SLOTS = (0, 1)
+UNKNOWN = "unknown"
 ENDINGS = {
     "json": "json",
+    "state": "npz",
+    # Of schema 1.
     "weights": "weights.h5",
     "variables": "variables.npz",
 }
@@ -36,15 +40,18 @@ class Position:
 
     Args:
         task: Index of the task.
-        epoch: Its next epoch; if all are done, its evaluation comes next.
+        epoch: Its next pass over the training data, be it counted in epochs
+            or in steps.
+        is_trained: Whether all are done: its evaluation comes next.
     """
 
     task: int = 0
     epoch: int = 0
+    is_trained: bool = False
 
     @property
     def is_start(self) -> bool:
-        return (self.task, self.epoch) == (0, 0)
+        return self == Position()
 
 
 @dataclasses.dataclass
@@ -53,19 +60,19 @@ class Checkpoint:
 
     Args:
         config: The options of the run, as `RunConfig.to_dict` gives them.
-        versions: What it was run with.
+        made_with: What it was run with, versions and device: at first, and
+            each time it went on with others. A list of objects.
         runs: The records of all runs so far; the last may be under way.
         position: What comes next in that one.
-        weights: The file that Keras saved its model to, or `None`.
-        variables: The file of the method's own variables, or `None`.
+        files: Paths of what its model and method know, by name, for
+            `model_state.restore`. None between two runs.
     """
 
     config: Record
-    versions: Record
+    made_with: list[Record]
     runs: list[Record]
     position: Position
-    weights: pathlib.Path | None
-    variables: pathlib.Path | None
+    files: dict[str, pathlib.Path]
 
 
 # Slot, number and record of files of a checkpoint.
@@ -79,7 +86,7 @@ class Checkpoints:
 
     Args:
         folder: The run folder.
-        config, versions: As in `Checkpoint`.
+        config, made_with: As in `Checkpoint`.
         newest: The checkpoint to keep until another one is good, as `read`
             gives it.
     """
@@ -88,48 +95,38 @@ class Checkpoints:
         self,
         folder: Path,
         config: Record,
-        versions: Record,
+        made_with: list[Record],
         newest: Newest = NONE,
     ) -> None:
         self._folder = pathlib.Path(folder)
         self._config = config
-        self._versions = versions
+        self._made_with = made_with
         self._slot, self._number, self._saved = newest
 
     def save(
         self,
         runs: list[Record],
         position: Position,
-        model: keras.Model,
-        variables: Sequence[keras.Variable],
+        variables: Sequence[npt.ArrayLike],
     ) -> None:
         """Saves where the run stands, and all that it knows.
 
         Args:
             runs, position: As in `Checkpoint`.
-            model: The Keras model, with its optimizer.
-            variables: The method's own, a list of `keras.Variable`.
+            variables: What its model and method know, in a fixed order:
+                arrays, or what NumPy makes an array of when its turn comes.
         """
         import numpy as np  # Here: `--help` has no use for it.
 
         slot = 1 - self._slot
-        saved = {"weights": model.save_weights}
-        if variables:
-            arrays = [np.array(variable) for variable in variables]
-            saved["variables"] = lambda path: np.savez(path, *arrays)
-        self._saved = {}
-        for name, write in saved.items():
-            path = _path(self._folder, slot, name)
-            files.write_atomically(path, write)
-            self._saved[name] = {
-                "size": path.stat().st_size,
-                "checksum": files.file_checksum(path),
-            }
+        path = _path(self._folder, slot, "state")
+        files.write_atomically(path, lambda file: np.savez(file, *variables))
+        self._saved = {"state": files.file_record(path)}
         self._slot = slot
         self._write(runs, position)
 
     def update(self, runs: list[Record], position: Position) -> None:
-        """Saves where the run stands, the model being that of `save`."""
+        """Saves where the run stands, its variables being as in `save`."""
         self._write(runs, position)
 
     def between_runs(self, runs: list[Record]) -> None:
@@ -145,7 +142,7 @@ class Checkpoints:
                 "schema": SCHEMA,
                 "number": self._number,
                 "config": self._config,
-                "versions": self._versions,
+                "made_with": self._made_with,
                 "runs": runs,
                 "position": dataclasses.asdict(position),
                 "files": self._saved,
@@ -156,7 +153,7 @@ class Checkpoints:
         """Removes the checkpoints: the run is complete."""
         for slot in SLOTS:
             for name in ENDINGS:
-                _path(self._folder, slot, name).unlink(missing_ok=True)
+                files.remove(_path(self._folder, slot, name))
 
 
 def read(folder: Path) -> tuple[Checkpoint | None, Newest, list[str]]:
@@ -195,40 +192,37 @@ def _read_slot(
     except OSError as error:
         raise files.DamagedFile(path, error.strerror) from error
     files.check_schema(
-        path, content.get("schema"), SCHEMA, "it is no checkpoint"
+        path, content.get("schema"), SCHEMA, "it is no checkpoint", oldest=1
     )
     try:
         checkpoint = Checkpoint(
             content["config"],
-            content["versions"],
+            _made_with(content),
             content["runs"],
-            Position(**content["position"]),
-            **{
-                name: _path(folder, slot, name)
-                if name in content["files"]
-                else None
-                for name in ("weights", "variables")
-            },
+            _position(content),
+            {name: _path(folder, slot, name) for name in content["files"]},
         )
-        number, expected = content["number"], content["files"]
-    except (KeyError, TypeError) as error:
+        for name, path_of_it in checkpoint.files.items():
+            files.check_file(path_of_it, content["files"][name])
+        newest = slot, content["number"], content["files"]
+    except (AttributeError, KeyError, TypeError) as error:
         raise files.DamagedFile(path, "it is no checkpoint") from error
-    for name, record in expected.items():
-        _check_file(_path(folder, slot, name), record)
-    return checkpoint, (slot, number, expected)
+    return checkpoint, newest
 
 
-def _check_file(path: pathlib.Path, expected: Record) -> None:
-    try:
-        size = os.path.getsize(path)
-        if size != expected["size"]:
-            raise files.DamagedFile(
-                path, f"it has {size} bytes, expected {expected['size']}"
-            )
-        if files.file_checksum(path) != expected["checksum"]:
-            raise files.DamagedFile(path, "its checksum does not fit")
-    except OSError as error:
-        raise files.DamagedFile(path, error.strerror) from error
+def _made_with(content: Record) -> list[Record]:
+    if content["schema"] == 1:
+        return [{"versions": content["versions"], "device": UNKNOWN}]
+    return content["made_with"]
+
+
+def _position(content: Record) -> Position:
+    position = Position(**content["position"])
+    if content["schema"] == 1:
+        # With steps, the whole task was one epoch.
+        epochs = content["config"].get("epochs") or 1
+        position.is_trained = position.epoch == epochs
+    return position
 
 
 def _path(folder: pathlib.Path, slot: int, name: str) -> pathlib.Path:

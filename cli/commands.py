@@ -93,6 +93,7 @@ def _run_in_folder(
 def _train(config: config_module.RunConfig, resume: bool) -> Results:
     from . import progress, startup
 
+    before = _written_config(config)
     with progress.observer() as observer:
         try:
             startup.import_quietly()
@@ -103,18 +104,32 @@ def _train(config: config_module.RunConfig, resume: bool) -> Results:
                 standing = resume_module.standing(config.output, config)
                 if standing.results is not None:
                     return standing.results  # As they are: all is done.
-                standing.check_versions(runner.versions())
+                standing.check_environment(runner.environment())
                 for notice in standing.notices:
                     observer.notice(notice)
             return runner.run(config, observer, standing=standing)
         except KeyboardInterrupt:
             how = ""
-            if os.path.exists(
-                os.path.join(config.output, output_module.CONFIG)
-            ):
+            # What stands there may be the run that was to be replaced.
+            now = _written_config(config)
+            if now is not None and (resume or now != before):
                 folder = shlex.quote(config.output)
                 how = f"; to go on: keras-si resume {folder}"
             raise Interrupted(f"interrupted{how}") from None
+
+
+def _written_config(
+    config: config_module.RunConfig,
+) -> tuple[int, int] | None:
+    """Returns which file `config.json` is, or `None` if there is none.
+
+    Every run writes a new one, even if it holds the same.
+    """
+    try:
+        found = os.stat(os.path.join(config.output, output_module.CONFIG))
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def tune(

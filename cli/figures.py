@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .files import write_atomically
+from . import files
 from .methods import METHODS
 from .protocols import differences, title
 from .results import Curve, Results, curve
@@ -52,7 +52,7 @@ def write_figures(results: Results, folder: Path) -> None:
 def remove_figures(folder: Path) -> None:
     """Removes the figures of an earlier run, and nothing else."""
     for name in FIGURES:
-        (pathlib.Path(folder) / name).unlink(missing_ok=True)
+        files.remove(pathlib.Path(folder) / name)
 
 
 def write_figure(labelled: Labelled, path: Path) -> None:
@@ -214,4 +214,4 @@ def _save(figure: Figure, path: Path) -> None:
         dpi=160,
         metadata={"Date": None} if kind == "svg" else None,
     )
-    write_atomically(path, content.getvalue())
+    files.write_atomically(path, content.getvalue())

@@ -7,8 +7,9 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
+from . import lock
 from .errors import RunError
 from .types import Path, Record
 
@@ -24,39 +25,47 @@ class DamagedFile(RunError):
 
 
 def write_atomically(
-    path: Path, content: bytes | Callable[[pathlib.Path], object]
+    path: Path, content: bytes | Callable[[IO[bytes]], object]
 ) -> None:
     """Replaces a file in one step: a reader sees the old or the new one.
 
     Args:
         path: The file.
-        content: Bytes, or a callable that writes the file it is given the
-            name of, as Keras's saving does.
+        content: Bytes, or a callable that writes to the binary file it is
+            given.
+
+    Raises:
+        RunError: If it could not be written, or the folder has become
+            another run's. The old file is as it was.
     """
     path = pathlib.Path(path)
-    # The ending stays: Keras chooses the format by it.
     draft = path.with_name(f".draft-{os.getpid()}.{path.name}")
     try:
-        if callable(content):
-            content(draft)
-        else:
-            draft.write_bytes(content)
-        _sync(draft)
+        lock.check(path)
+        with open(draft, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # Again: to write much takes its time.
+        lock.check(path)
         os.replace(draft, path)
-        _sync(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
-        _remove(draft)
+        _remove_quietly(draft)
         raise RunError(
             f"{path} could not be written ({_reason(error, path)}); make "
             "room, or see that its folder is there and can be written"
         ) from error
     except BaseException:
-        _remove(draft)
+        _remove_quietly(draft)
         raise
 
 
-def _sync(path: Path) -> None:
-    """Waits until the disk has it: a power cut must not leave a name alone."""
+def _sync_folder(path: Path) -> None:
+    """Waits until the disk knows a new name, too: a power cut may follow."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,7 +73,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: pathlib.Path) -> None:
+def _remove_quietly(path: pathlib.Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -74,17 +83,30 @@ def _remove(path: pathlib.Path) -> None:
 def _reason(error: OSError, path: pathlib.Path) -> str:
     if not path.parent.is_dir():
         return "its folder is gone"
-    # HDF5 tells its errors in its own way, with the number within.
-    number = re.search(r"errno = (\d+)", str(error))
-    if error.strerror is None and number:
-        return os.strerror(int(number[1]))
     return error.strerror or str(error)
+
+
+def remove(path: Path) -> None:
+    """Removes a file of a run, if it is there.
+
+    Raises:
+        RunError: If it cannot be, or the folder has become another run's.
+    """
+    path = pathlib.Path(path)
+    lock.check(path)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be removed ({error.strerror}); see that its "
+            "folder can be written"
+        ) from error
 
 
 def remove_drafts(folder: Path) -> None:
     """Removes what runs that were killed while writing have left."""
     for draft in pathlib.Path(folder).glob(".draft-*"):
-        _remove(draft)
+        remove(draft)
 
 
 def write_json(path: Path, content: Record) -> None:
@@ -130,25 +152,32 @@ def read_json(path: Path, needs_checksum: bool = True) -> Record:
     return content
 
 
-def check_schema(path: Path, found: Any, expected: int, problem: str) -> None:
+def check_schema(
+    path: Path,
+    found: Any,
+    expected: int,
+    problem: str,
+    oldest: int | None = None,
+) -> None:
     """Refuses a file of a newer keras-si, and one that is none of ours.
 
     Args:
         path: The file.
         found: Its schema, whatever it is.
-        expected: The one that is read.
+        expected: The one that is written.
         problem: What is wrong if `found` is none.
+        oldest: The oldest that is read; `None` for `expected`.
 
     Raises:
         RunError: If it is newer.
-        DamagedFile: If it is not `expected`.
+        DamagedFile: If it is none that is read.
     """
     if type(found) is int and found > expected:
         raise RunError(
             f"{path} has schema {found}, this keras-si reads {expected}; "
             "update keras-si"
         )
-    if type(found) is not int or found != expected:
+    if type(found) is not int or found < (oldest or expected):
         raise DamagedFile(path, problem)
 
 
@@ -162,6 +191,30 @@ def json_checksum(content: Any) -> str:
     """Returns the SHA-256 of a JSON object, whatever its layout."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def file_record(path: Path) -> Record:
+    """Returns size and checksum of a file, for `check_file`.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    size = os.path.getsize(path)
+    return {"size": size, "checksum": file_checksum(path)}
+
+
+def check_file(path: Path, expected: Record) -> None:
+    """Raises `DamagedFile` unless the file is that of the `file_record`."""
+    try:
+        size = os.path.getsize(path)
+        if size != expected["size"]:
+            raise DamagedFile(
+                path, f"it has {size} bytes, expected {expected['size']}"
+            )
+        if file_checksum(path) != expected["checksum"]:
+            raise DamagedFile(path, "its checksum does not fit")
+    except OSError as error:
+        raise DamagedFile(path, error.strerror) from error
 
 
 def file_checksum(path: Path) -> str:

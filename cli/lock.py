@@ -1,4 +1,4 @@
-"""One run a folder: the second is refused."""
+"""One run a folder: the second is refused, and a lost folder is noticed."""
 
 import contextlib
 import fcntl
@@ -11,6 +11,11 @@ from .types import Path
 
 LOCK = ".lock"
 
+# The folders that this process holds: by its absolute path each one's name, as
+# it was given, and the open lock file. Of the process, as the operating
+# system's locks are.
+_held: dict[pathlib.Path, tuple[Path, int]] = {}
+
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
@@ -22,16 +27,46 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         RunError: If another process holds it.
     """
-    path = pathlib.Path(folder) / LOCK
+    absolute = pathlib.Path(os.path.abspath(folder))
+    path = absolute / LOCK
     descriptor = _take(path, folder)
+    _held[absolute] = folder, descriptor
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
+        del _held[absolute]
         with contextlib.suppress(OSError):
-            path.unlink()
+            # Not that of a run that made the folder anew.
+            if _is_at(descriptor, path):
+                path.unlink()
         os.close(descriptor)
+
+
+def check(path: Path) -> None:
+    """Refuses to change a file in a folder that this process has lost.
+
+    A folder that was deleted and made again may be another run's by now.
+    Folders that were never locked, and those that are gone, are passed: what
+    is then tried fails by itself, or is nobody else's matter.
+
+    Args:
+        path: The file, at any depth below the folder.
+
+    Raises:
+        RunError: If the lock in the folder is not the one that is held.
+    """
+    parents = pathlib.Path(os.path.abspath(path)).parents
+    for absolute, (folder, descriptor) in _held.items():
+        if absolute not in parents or not absolute.is_dir():
+            continue
+        if not _is_at(descriptor, absolute / LOCK):
+            raise RunError(
+                f"{folder} is this run's no longer: its {LOCK} was removed, "
+                "or the folder was deleted and made again; nothing more is "
+                "written to it. Start the run again, in another folder"
+            )
 
 
 def _take(path: pathlib.Path, folder: Path) -> int:

@@ -1,15 +1,14 @@
 """One method with one seed, task after task."""
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from . import models
+from . import model_state, models
 from .checkpoint import Checkpoints, Position
 from .config import RunConfig
 from .data import Data
@@ -19,46 +18,7 @@ from .results import Results, Run
 from .resume import Standing
 from .task import Task, Union, outputs_of
 from .types import Record
-
-
-class _Diverged(Exception):
-    """The loss or a weight has turned NaN or infinite."""
-
-    def __init__(self, epoch: int) -> None:
-        super().__init__(f"epoch {epoch + 1}")
-
-
-class _Batches(keras.callbacks.Callback):
-    """Tells the observer of each training step; ends what has diverged."""
-
-    def __init__(self, observer: Observer) -> None:
-        super().__init__()
-        self._observer = observer
-        self._epoch = 0
-
-    def on_epoch_begin(self, epoch: int, logs: Record | None = None) -> None:
-        self._epoch = epoch
-
-    def on_train_batch_end(
-        self, batch: int, logs: Record | None = None
-    ) -> None:
-        logs = logs or {}
-        # A mean over the epoch so far: it does not recover either.
-        if not math.isfinite(logs.get("loss", 0.0)):
-            raise _Diverged(self._epoch)
-        self._observer.batch_ended(self._epoch, logs)
-
-
-class _EpochSaver(keras.callbacks.Callback):
-    """Calls `save(epoch)` when an epoch has ended that is not the last."""
-
-    def __init__(self, save: Callable[[int], None]) -> None:
-        super().__init__()
-        self._save = save
-
-    def on_epoch_end(self, epoch: int, logs: Record | None = None) -> None:
-        if epoch + 1 < self.params["epochs"]:
-            self._save(epoch + 1)
+from .watching import Batches, Diverged, Passes
 
 
 class MethodRun:
@@ -104,13 +64,14 @@ class MethodRun:
         position = standing.position
         if position.is_start:
             self._evaluate_untrained()
-        if standing.weights is not None:
-            self._restore(standing)
+        if standing.files:
+            model_state.restore(self.model, self.method, standing.files)
         for task in self.tasks[position.task :]:
-            epoch = position.epoch if task.index == position.task else 0
+            if task.index > position.task:
+                position = Position(task.index)
             try:
-                self._run_task(task, epoch)
-            except _Diverged as error:
+                self._run_task(task, position)
+            except Diverged as error:
                 self.run.failed = (
                     "the loss or a weight turned NaN or infinite in task "
                     f"{task.index + 1}, {error}"
@@ -119,36 +80,13 @@ class MethodRun:
         self.results.write(self.config.output)
         self.checkpoints.between_runs(self._records())
 
-    def _restore(self, standing: Standing) -> None:
-        for callback in self.method.callbacks():
-            # SI's state is part of the optimizer that it attaches.
-            callback.set_model(self.model)
-        self.model.optimizer.build(self.model.trainable_variables)
-        self.model.load_weights(standing.weights)
-        if standing.variables is not None:
-            with np.load(standing.variables, allow_pickle=False) as arrays:
-                for index, variable in enumerate(self._variables()):
-                    variable.assign(arrays[f"arr_{index}"])
-
-    def _variables(self) -> list[keras.Variable]:
-        """Returns what must be remembered and is not in a file of weights.
-
-        That is what the method knows, and where the random generators of
-        dropout stand: Keras leaves these out.
-        """
-        weights = {id(variable) for variable in self.model.weights}
-        return self.method.variables + [
-            variable
-            for variable in self.model.variables
-            if id(variable) not in weights
-        ]
-
-    def _run_task(self, task: Task, first_epoch: int) -> None:
+    def _run_task(self, task: Task, position: Position) -> None:
         self.observer.task_started(self.run.method, self.run.seed, task.index)
         started = self.clock = time.perf_counter()
-        if first_epoch == 0:
+        if position.epoch == 0:
             self._prepare(task)
-        self._train(task, first_epoch)
+        if not position.is_trained:
+            self._train(task, position.epoch)
         trained = time.perf_counter()
         self.observer.task_trained()
         self._evaluate(task)
@@ -159,7 +97,7 @@ class MethodRun:
         self.checkpoints.update(self._records(), Position(task.index + 1))
         self.observer.task_ended(self.run, task.index, evaluated - started)
 
-    def _save_epoch(self, position: Position) -> None:
+    def _save_pass(self, position: Position) -> None:
         self._check_weights(position.epoch - 1)
         self._save(position)
 
@@ -167,13 +105,15 @@ class MethodRun:
         """Ends what has diverged: it must be neither saved nor consolidated."""
         # The loss need not show it: ReLU makes 0 of NaN.
         if not all(np.isfinite(w).all() for w in self.model.get_weights()):
-            raise _Diverged(epoch)
+            raise Diverged(epoch)
 
     def _save(self, position: Position) -> None:
         """Saves the run and all it knows."""
         self.run.train_seconds += time.perf_counter() - self.clock
         self.checkpoints.save(
-            self._records(), position, self.model, self._variables()
+            self._records(),
+            position,
+            model_state.variables(self.model, self.method),
         )
         self.clock = time.perf_counter()
 
@@ -205,7 +145,7 @@ class MethodRun:
         elif self.config.reset_optimizer:
             models.reset_optimizer(self.model)
 
-    def _train(self, task: Task, first_epoch: int) -> None:
+    def _train(self, task: Task, first_pass: int) -> None:
         so_far = self.tasks[: task.index + 1]
         learned = learned_with(self.method, so_far)
         models.set_permutation(self.model, learned.permutation)
@@ -216,29 +156,32 @@ class MethodRun:
             else learned.outputs,
         )
         epochs, steps = length(self.config, learned)
-        if first_epoch == epochs:
-            return
-        left = (epochs - first_epoch) * steps
+        per_pass = learned.steps_per_epoch
+        left = epochs * steps - first_pass * per_pass
+        if self.config.steps is not None:
+            steps = left
+        passes = Passes(
+            first_pass,
+            per_pass,
+            lambda done: self._save_pass(Position(task.index, done)),
+        )
         self.model.fit(
-            learned.train(-(-left // learned.steps_per_epoch), first_epoch),
+            learned.train(-(-left // per_pass), first_pass),
             epochs=epochs,
-            initial_epoch=first_epoch,
+            initial_epoch=first_pass if self.config.steps is None else 0,
             steps_per_epoch=steps,
             callbacks=[
                 *self.method.callbacks(),
-                _Batches(self.observer),
-                # Last: SI's own work for the epoch is done then.
-                _EpochSaver(
-                    lambda epoch: self._save_epoch(Position(task.index, epoch))
-                ),
+                Batches(self.observer, passes),
+                passes,
             ],
             shuffle=False,  # The pipeline has done it.
             verbose=0,
         )
-        self._check_weights(epochs - 1)
+        self._check_weights(passes.done)
         self.method.end_task(self.model)
         self.run.record_importance(task.index, self.method.importance())
-        self._save(Position(task.index, epochs))
+        self._save(Position(task.index, passes.done + 1, is_trained=True))
 
     def _evaluate(self, task: Task) -> None:
         """Fills a row: the tasks met, and for forward transfer the next."""

@@ -18,6 +18,7 @@ KEYS = {
     "benchmark",
     "versions",
     "device",
+    "resumed_with",
     "config",
     "runs",
     "summary",
@@ -64,6 +65,15 @@ def _from_dict(record: Record) -> Results:
         _item(record, "config", dict),
         [read_run(run) for run in _item(record, "runs", list)],
     )
+    # Absent unless it went on with other versions or on another device.
+    if "resumed_with" in record:
+        results.resumed_with = [
+            {
+                "versions": _item(other, "versions", dict),
+                "device": _item(other, "device", str),
+            }
+            for other in _item(record, "resumed_with", list)
+        ]
     if "dataset" in results.config:
         _item(results.config, "dataset", str)  # The titles show it.
     counts = sorted({len(run.accuracy) for run in results.runs})

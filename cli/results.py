@@ -162,13 +162,24 @@ class Run:
 
 @dataclasses.dataclass
 class Results:
-    """All runs of one `keras-si run`, and what they were made with."""
+    """All runs of one `keras-si run`, and what they were made with.
+
+    `versions` and `device` are those that it began with; `resumed_with` holds
+    others that it went on with, objects with these two.
+    """
 
     benchmark: str
     versions: Record
     device: str
     config: Record
     runs: list[Run]
+    resumed_with: list[Record] = dataclasses.field(default_factory=list)
+
+    @property
+    def made_with(self) -> list[Record]:
+        """All that it was made with, in order."""
+        began = {"versions": self.versions, "device": self.device}
+        return [began, *self.resumed_with]
 
     @property
     def methods(self) -> list[str]:
@@ -197,11 +208,13 @@ class Results:
         return spread([value for value in values if not math.isnan(value)])
 
     def to_dict(self) -> Record:
+        resumed = {"resumed_with": self.resumed_with}
         return {
             "schema": SCHEMA,
             "benchmark": self.benchmark,
             "versions": self.versions,
             "device": self.device,
+            **(resumed if self.resumed_with else {}),
             "config": self.config,
             "runs": [run.to_dict() for run in self.runs],
             "summary": {

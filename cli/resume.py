@@ -27,11 +27,9 @@ class Standing:
     Args:
         runs: Its `Run`s so far; the last may be under way.
         position: What comes next in that one.
-        weights: What its model knew, a file for `model.load_weights`, or
-            `None`.
-        variables: What its method knew, a file for `numpy.load`, or `None`.
+        files: What its model and method knew, for `model_state.restore`.
         newest: The newest checkpoint, as `Checkpoints` takes it.
-        versions: What it was run with, or `None` if nobody knows.
+        made_with: What `runs` were made with, as in `Checkpoint`.
         notices: What the user should know, a list of one-line texts.
         results: The `Results` of a run that is over, or `None`.
     """
@@ -40,20 +38,30 @@ class Standing:
     position: checkpoint.Position = dataclasses.field(
         default_factory=checkpoint.Position
     )
-    weights: pathlib.Path | None = None
-    variables: pathlib.Path | None = None
+    files: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     newest: checkpoint.Newest = checkpoint.NONE
-    versions: Record | None = None
+    made_with: list[Record] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
     results: Results | None = None
 
-    def check_versions(self, versions: Record) -> None:
-        """Adds a notice if the run was begun with other versions."""
-        for name, version in (self.versions or versions).items():
-            if versions.get(name) != version:
+    def made_with_now(self, environment: Record) -> list[Record]:
+        """Returns what the run is made with if it goes on with that."""
+        if not self.runs:
+            return [environment]
+        known = environment in self.made_with
+        return self.made_with + ([] if known else [environment])
+
+    def check_environment(self, environment: Record) -> None:
+        """Adds notices if the run was begun with something else."""
+        began = self.made_with_now(environment)[0]
+        now = {**environment["versions"], "device": environment["device"]}
+        then = {**began["versions"], "device": began["device"]}
+        for name, value in then.items():
+            # Checkpoints of schema 1 do not know the device.
+            if value not in (checkpoint.UNKNOWN, now.get(name)):
                 self.notices.append(
-                    f"the run was begun with {name} {version}, and goes on "
-                    f"with {versions.get(name)}: its results may differ from "
+                    f"the run was begun with {name} {value}, and goes on "
+                    f"with {now.get(name)}: its results may differ from "
                     "those of an undisturbed one"
                 )
 
@@ -114,51 +122,94 @@ def standing(folder: Path, config: RunConfig) -> Standing:
     folder = pathlib.Path(folder)
     found, newest, problems = checkpoint.read(folder)
     problems += check_config(folder, config)
-    finished, versions = [], None
-    try:
-        written = reading.read(folder)
-    except files.DamagedFile as error:
-        problems.append(str(error))
-    except RunError as error:
-        if isinstance(error.__cause__, OSError):
-            if (folder / results.RESULTS).exists():
-                problems.append(str(error))
-        else:
-            raise
-    else:
+    written, more_problems = _read_results(folder)
+    problems += more_problems
+    finished = []
+    if written is not None:
         _check_same(config, written.config, folder / results.RESULTS)
         finished = [run for run in written.runs if run.is_over]
-        versions = written.versions
         if found is None and _all_over(finished, config):
-            return Standing(finished, versions=versions, results=written)
+            return Standing(finished, results=written)
+    made_with = [] if written is None else written.made_with
     if found is not None:
         _check_same(config, found.config, folder)
         runs = [reading.read_run(run) for run in found.runs]
-        under_way = bool(runs) and not runs[-1].is_over
-        return Standing(
-            runs,
-            found.position if under_way else checkpoint.Position(),
-            found.weights if under_way else None,
-            found.variables if under_way else None,
-            newest,
-            found.versions,
-            [f"{problem}; it is not used" for problem in problems],
-        )
-    if not problems and versions is None:
+        made_with = made_with or found.made_with
+        notices = [f"{problem}; it is not used" for problem in problems]
+        if sum(run.is_over for run in runs) >= len(finished):
+            under_way = bool(runs) and not runs[-1].is_over
+            return Standing(
+                runs,
+                found.position if under_way else checkpoint.Position(),
+                found.files if under_way else {},
+                newest,
+                made_with,
+                notices + _steps_back(folder, runs, found.position, written),
+            )
+        # It is of a run that is finished by now.
+    elif written is None and not problems:
         return Standing(notices=[f"there is no run in {folder} yet"])
-    if problems and not finished:
+    elif problems and not finished:
         raise RunError(
             f"{'; '.join(problems)}. Nothing is left to go on from: name "
             "another folder, or start anew with --overwrite"
         )
-    return Standing(
-        finished,
-        versions=versions,
-        notices=[
+    else:
+        notices = [
             f"{problem}; what was not finished starts anew"
             for problem in problems
-        ],
+        ]
+    if not problems:
+        notices = _steps_back(folder, finished, checkpoint.Position(), written)
+    return Standing(
+        finished, newest=newest, made_with=made_with, notices=notices
     )
+
+
+def _read_results(
+    folder: pathlib.Path,
+) -> tuple[Results | None, list[str]]:
+    """Returns the `Results` in a folder, or `None`, and a list of problems."""
+    from . import reading, results
+
+    try:
+        return reading.read(folder), []
+    except files.DamagedFile as error:
+        return None, [str(error)]
+    except RunError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        there = (folder / results.RESULTS).exists()
+        return None, [str(error)] if there else []
+
+
+def _steps_back(
+    folder: pathlib.Path,
+    runs: Sequence[Run],
+    position: checkpoint.Position,
+    written: Results | None,
+) -> list[str]:
+    """Says where less is left of a run than its results know of.
+
+    As if checkpoints were deleted by hand: nothing else shows it.
+    """
+    notices = []
+    for run in [] if written is None else written.runs:
+        if run.is_over:
+            continue
+        name = f"{run.method} seed {run.seed}"
+        ours = [r for r in runs if (r.method, r.seed) == (run.method, run.seed)]
+        if not ours:
+            notices.append(
+                f"there is no checkpoint of {name} in {folder}: it starts anew"
+            )
+        # The results are written first.
+        elif run.tasks_done > position.task + position.is_trained:
+            notices.append(
+                f"{folder} knows {run.tasks_done} tasks of {name}, but its "
+                f"checkpoint is of task {position.task + 1}: it goes on there"
+            )
+    return notices
 
 
 def _all_over(finished: Sequence[Run], config: RunConfig) -> bool:

@@ -16,7 +16,7 @@ from .method_run import MethodRun, learned_with, length
 from .methods import METHODS
 from .observer import Observer
 from .output import CONFIG
-from .results import Results, Run
+from .results import RESULTS, Results, Run
 from .resume import Standing
 from .task import Task
 from .types import Record
@@ -48,17 +48,23 @@ def run(
     observer.loading(config.dataset)
     if dataset is None:
         dataset = data.load_all(config.datasets, config.data_dir)
+    made_with = standing.made_with_now(environment())
     results = Results(
-        config.benchmark, versions(), _device(), config.to_dict(), standing.runs
+        config.benchmark,
+        **made_with[0],
+        config=config.to_dict(),
+        runs=standing.runs,
+        resumed_with=made_with[1:],
     )
     checkpoints = Checkpoints(
-        config.output, config.to_dict(), results.versions, standing.newest
+        config.output, config.to_dict(), made_with, standing.newest
     )
     files.remove_drafts(config.output)
     # First of all, so that nothing of another run is left beside ours.
     figures.remove_figures(config.output)
     if not standing.runs:
         checkpoints.remove()
+        files.remove(os.path.join(config.output, RESULTS))
     files.write_json(os.path.join(config.output, CONFIG), config.to_dict())
     results.write(config.output)
     if standing.runs:
@@ -116,13 +122,19 @@ def _count_steps_done(
         at = standing.position
         if run.is_over:
             at = Position(len(tasks))
-        for index in range(at.task + 1):
-            if index == len(tasks):
-                break
+        for index in range(min(at.task + 1, len(tasks))):
             learned = learned_with(METHODS[run.method], tasks[: index + 1])
             epochs, steps = length(config, learned)
-            total += steps * (epochs if index < at.task else at.epoch)
+            if index < at.task or at.is_trained:
+                total += epochs * steps
+            else:
+                total += at.epoch * learned.steps_per_epoch
     return total
+
+
+def environment() -> Record:
+    """Returns what a run is made with, as its files hold it."""
+    return {"versions": versions(), "device": _device()}
 
 
 def versions() -> Record:

@@ -36,7 +36,8 @@ def _native_stderr_held_back() -> Iterator[None]:
 
     What TensorFlow's native code logs while it is imported obeys no log
     level, so the descriptor itself is turned away. If the import fails,
-    what was held back is written out after all: it may say why.
+    what was held back is written out after all: it may say why. If it is
+    interrupted there is nothing to explain.
     """
     sys.stderr.flush()
     saved = os.dup(2)
@@ -44,10 +45,13 @@ def _native_stderr_held_back() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             _restore(saved)
             held.seek(0)
             os.write(2, held.read())
+            raise
+        except BaseException:
+            _restore(saved)
             raise
         _restore(saved)
 

@@ -94,6 +94,12 @@ class Task:
 
     def test(self) -> tf.data.Dataset:
         """Returns the batches of the test set, in its own order."""
+        return self._test
+
+    @functools.cached_property
+    def _test(self) -> tf.data.Dataset:
+        # Once: it is asked for after every later task, and what TensorFlow
+        # makes of a pipeline takes more time than a small net.
         count = len(self.test_examples)
         size = min(TEST_BATCH_SIZE, count)
         order = tf.range(count, dtype=tf.int32)

@@ -1,32 +1,32 @@
 """Files that cannot be half written, locks, checkpoints, and damage."""
 
+import errno
 import json
 import math
 import os
-import pathlib
 import random
 import shutil
 import subprocess
 import sys
 
+import failing_disk
+import numpy as np
 import pytest
 from keras_si_cli import checkpoint, files, lock
 from keras_si_cli.checkpoint import Checkpoints, Position
 from keras_si_cli.errors import RunError
 
 CONFIG = {"benchmark": "pmnist", "tasks": 3}
-VERSIONS = {"keras": "3"}
+MADE_WITH = [{"versions": {"keras": "3"}, "device": "CPU, 1 cores"}]
 
 
-class FakeModel:
-    """Saves a few bytes where a Keras model saves its weights."""
+FIRST, SECOND, THIRD = ([[n, 2.5], [7.0]] for n in (1.0, 2.0, 3.0))
 
-    def __init__(self, content=b"weights"):
-        self.content = content
 
-    def save_weights(self, path):
-        assert os.fspath(path).endswith(".weights.h5")
-        pathlib.Path(path).write_bytes(self.content)
+def content_of(found):
+    """Returns what a checkpoint holds of its model."""
+    with np.load(found.files["state"], allow_pickle=False) as file:
+        return [file[name].tolist() for name in file.files]
 
 
 # Writing.
@@ -73,35 +73,59 @@ def test_damaged_json_is_named(tmp_path, old, new, problem):
     assert str(path) in str(caught.value)
 
 
-FAILURES = [
-    ("write_bytes", OSError(28, "No space left on device")),
-    ("replace", OSError("Can't write (errno = 28, buf = 0x55)")),
-    ("fsync", OSError(5, "Input/output error")),
-    ("replace", OSError(30, "Read-only file system")),
-    ("replace", KeyboardInterrupt()),
+ERRORS = [
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    OSError(errno.EROFS, os.strerror(errno.EROFS)),
+    OSError(errno.EACCES, os.strerror(errno.EACCES)),
+    OSError(errno.EIO, os.strerror(errno.EIO)),
+    KeyboardInterrupt(),
 ]
 
 
-@pytest.mark.parametrize(("step", "error"), FAILURES, ids=str)
+@pytest.mark.parametrize("error", ERRORS, ids=str)
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_no_draft(
     tmp_path, monkeypatch, step, error
 ):
     path = tmp_path / "a.json"
     path.write_text("old")
 
-    def fail(*args, **kwargs):
-        raise error
+    def fail(operation, path):
+        if operation == step:
+            raise error
 
-    owner = pathlib.Path if step == "write_bytes" else os
-    monkeypatch.setattr(owner, step, fail)
+    failing_disk.install(monkeypatch, fail)
     expected = RunError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as caught:
         files.write_atomically(path, b"new")
     if expected is RunError:
         assert str(path) in str(caught.value)
-        assert (error.strerror or os.strerror(28)) in str(caught.value)
+        assert error.strerror in str(caught.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_large_file_that_fails_in_the_middle_is_told_once(
+    tmp_path, monkeypatch, capfd
+):
+    """And closing what cannot be written says nothing more."""
+    path = tmp_path / "a.npz"
+    path.write_text("old")
+    writes = 0
+
+    def full(operation, path):
+        nonlocal writes
+        writes += operation == "write"
+        if writes >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    failing_disk.install(monkeypatch, full)
+    arrays = [np.zeros(50_000), np.ones(50_000)]
+    with pytest.raises(RunError, match="a.npz could not be written .No space"):
+        files.write_atomically(path, lambda file: np.savez(file, *arrays))
+    assert writes >= 3
+    assert path.read_text() == "old"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
@@ -169,9 +193,9 @@ def test_a_folder_in_use_is_refused_with_the_process_that_holds_it(tmp_path):
 
 
 def save_twice(folder):
-    checkpoints = Checkpoints(folder, CONFIG, VERSIONS)
-    checkpoints.save([{"done": 0}], Position(0, 1), FakeModel(b"first"), [])
-    checkpoints.save([{"done": 1}], Position(1, 0), FakeModel(b"second"), [])
+    checkpoints = Checkpoints(folder, CONFIG, MADE_WITH)
+    checkpoints.save([{"done": 0}], Position(0, 1), FIRST)
+    checkpoints.save([{"done": 1}], Position(1, 0), SECOND)
     return checkpoints
 
 
@@ -180,16 +204,17 @@ def test_the_newest_checkpoint_is_read(tmp_path):
     save_twice(tmp_path)
     found, newest, problems = checkpoint.read(tmp_path)
     assert (found.runs, found.position) == ([{"done": 1}], Position(1, 0))
-    assert found.weights.read_bytes() == b"second"
-    assert (found.config, found.versions) == (CONFIG, VERSIONS)
+    assert content_of(found) == SECOND
+    assert (found.config, found.made_with) == (CONFIG, MADE_WITH)
     assert (newest[:2], problems) == ((1, 2), [])
-    again = Checkpoints(tmp_path, CONFIG, VERSIONS, newest)
-    again.save([{"done": 2}], Position(2, 0), FakeModel(b"third"), [])
+    again = Checkpoints(tmp_path, CONFIG, MADE_WITH, newest)
+    again.save([{"done": 2}], Position(2, 0), THIRD)
     found, newest, _ = checkpoint.read(tmp_path)
-    assert (found.weights.read_bytes(), newest[:2]) == (b"third", (0, 3))
+    assert content_of(found) == THIRD
+    assert newest[:2] == (0, 3)
     again.between_runs([{"done": 3}])
     found, newest, _ = checkpoint.read(tmp_path)
-    assert (found.weights, found.position.is_start) == (None, True)
+    assert (found.files, found.position.is_start) == ({}, True)
     again.remove()
     assert os.listdir(tmp_path) == []
 
@@ -199,16 +224,14 @@ def test_an_update_keeps_the_weights(tmp_path, resumed):
     checkpoints = save_twice(tmp_path)
     if resumed:
         _, newest, _ = checkpoint.read(tmp_path)
-        checkpoints = Checkpoints(tmp_path, CONFIG, VERSIONS, newest)
+        checkpoints = Checkpoints(tmp_path, CONFIG, MADE_WITH, newest)
     checkpoints.update([{"done": 5}], Position(2, 0))
     found, _, _ = checkpoint.read(tmp_path)
     assert (found.runs, found.position) == ([{"done": 5}], Position(2, 0))
-    assert found.weights.read_bytes() == b"second"
+    assert content_of(found) == SECOND
 
 
-@pytest.mark.parametrize(
-    "name", ["checkpoint-1.json", "checkpoint-1.weights.h5"]
-)
+@pytest.mark.parametrize("name", ["checkpoint-1.json", "checkpoint-1.npz"])
 @pytest.mark.parametrize("damage", ["empty", "gone", "flip", "other"])
 def test_after_damage_the_checkpoint_before_is_used(tmp_path, name, damage):
     save_twice(tmp_path)
@@ -224,7 +247,7 @@ def test_after_damage_the_checkpoint_before_is_used(tmp_path, name, damage):
         )
     found, newest, problems = checkpoint.read(tmp_path)
     assert (found.runs, newest[:2]) == ([{"done": 0}], (0, 1))
-    assert found.weights.read_bytes() == b"first"
+    assert content_of(found) == FIRST
     if (name, damage) == ("checkpoint-1.json", "gone"):
         assert problems == []
     else:
@@ -232,54 +255,47 @@ def test_after_damage_the_checkpoint_before_is_used(tmp_path, name, damage):
 
 
 def test_a_newer_schema_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SCHEMA", 2)
+    monkeypatch.setattr(checkpoint, "SCHEMA", 3)
     save_twice(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(RunError, match="schema 2, this keras-si reads 1"):
+    with pytest.raises(RunError, match="schema 3, this keras-si reads 2"):
         checkpoint.read(tmp_path)
 
 
-@pytest.mark.parametrize("steps", range(12))
+class Killed(BaseException):
+    """Stands for SIGKILL where no code may run after it."""
+
+
 def test_a_kill_between_any_two_operations_leaves_a_good_checkpoint(
-    tmp_path, monkeypatch, steps
+    tmp_path, monkeypatch
 ):
     """Each operation on the disk is the last one, in turn."""
-    save_twice(tmp_path)
-    operations = 0
+    for last in range(100):
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        checkpoints = save_twice(folder)
+        left = iter(range(last))
 
-    class Killed(BaseException):
-        pass
+        def count(operation, path, left=left):
+            if next(left, None) is None:
+                raise Killed  # Also where the draft would be tidied away.
 
-    def count(function):
-        def counted(*args, **kwargs):
-            nonlocal operations
-            operations += 1
-            if operations > steps:
-                raise Killed
-            return function(*args, **kwargs)
-
-        return counted
-
-    for owner, name in [
-        (os, "open"),
-        (os, "fsync"),
-        (os, "replace"),
-        (pathlib.Path, "write_bytes"),
-        (files, "_remove"),
-    ]:
-        monkeypatch.setattr(owner, name, count(getattr(owner, name)))
-    checkpoints = Checkpoints(tmp_path, CONFIG, VERSIONS, (1, 2, {}))
-    try:
-        checkpoints.save([{"done": 2}], Position(2, 0), FakeModel(b"third"), [])
-        killed = False
-    except Killed:
+        failing_disk.install(monkeypatch, count)
         killed = True
-    monkeypatch.undo()
-    assert killed or operations <= steps
-    found, _, _ = checkpoint.read(tmp_path)
-    expected = {1: b"second", 2: b"third"}
-    assert found.weights.read_bytes() == expected[found.runs[0]["done"]]
-    assert killed or found.runs == [{"done": 2}]
+        try:
+            checkpoints.save([{"done": 2}], Position(2, 0), THIRD)
+            killed = False
+        except Killed:
+            pass
+        monkeypatch.undo()
+        found, _, problems = checkpoint.read(folder)
+        done = found.runs[0]["done"]
+        assert content_of(found) == {1: SECOND, 2: THIRD}[done]
+        if not killed:
+            assert (done, problems) == (2, [])
+            break
+    # Two files: open, write, fsync, replace, fsync of the folder.
+    assert last >= 10
 
 
 def test_no_damage_is_taken_for_a_checkpoint(tmp_path):
@@ -289,8 +305,7 @@ def test_no_damage_is_taken_for_a_checkpoint(tmp_path):
     save_twice(good)
     names = sorted(os.listdir(good))
     rng = random.Random(0)
-    written = {b"first": 0, b"second": 1}
-    outcomes = {"first": 0, "second": 0, None: 0}
+    outcomes = {0: 0, 1: 0, None: 0}
     for _ in range(600):
         folder = tmp_path / "damaged"
         shutil.copytree(good, folder)
@@ -306,12 +321,10 @@ def test_no_damage_is_taken_for_a_checkpoint(tmp_path):
         if found is None:
             outcomes[None] += 1
         else:
-            content = found.weights.read_bytes()
-            assert found.runs == [{"done": written[content]}]
-            assert found.position == Position(
-                *[(0, 1), (1, 0)][written[content]]
-            )
-            outcomes[content.decode()] += 1
+            which = [FIRST, SECOND].index(content_of(found))
+            assert found.runs == [{"done": which}]
+            assert found.position == Position(*[(0, 1), (1, 0)][which])
+            outcomes[which] += 1
         shutil.rmtree(folder)
     assert min(outcomes.values()) > 50, outcomes
 

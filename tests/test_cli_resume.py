@@ -28,7 +28,7 @@ from keras_si_cli.config import resolve
 from keras_si_cli.errors import Interrupted, OptionError, RunError
 from keras_si_cli.observer import Observer
 from keras_si_cli.resume import read_config, standing
-from test_cli_files import damage
+from test_cli_files import Killed, damage
 from test_cli_run import few_images, make_config
 
 OPTIONS = {"methods": ("si", "naive"), "tasks": 2, "epochs": 3}
@@ -125,8 +125,8 @@ def images_of_28(name, data_dir):
     return data.Data(name, 10, split, split)
 
 
-# What is not in Keras's files of weights: the methods' own variables, and
-# where dropout's random generators stand.
+# What is not among Keras's weights, too: the methods' own variables, and where
+# dropout's random generators stand.
 @pytest.mark.parametrize(
     ("benchmark", "method", "batch"),
     [
@@ -166,10 +166,6 @@ def test_every_method_and_net_goes_on(
     for key, values in knowledge.items():
         for one, other in zip(values, expected[key], strict=True):
             np.testing.assert_array_equal(one, other)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL where no code may run after it."""
 
 
 def test_a_kill_at_any_write_costs_nothing_but_time(monkeypatch, tmp_path):
@@ -374,7 +370,7 @@ def test_a_newer_checkpoint_is_refused(monkeypatch):
     files.write_json(path, {**files.read_json(path), "schema": 7})
     result = invoke("resume", "out")
     assert result.exit_code == 1
-    assert "schema 7, this keras-si reads 1; update" in result.stderr
+    assert "schema 7, this keras-si reads 2; update" in result.stderr
 
 
 def test_versions_that_changed_are_told(monkeypatch):
@@ -415,7 +411,7 @@ def test_damaged_files_are_named_and_not_used():
 
 def newest():
     _, (slot, _, _), _ = checkpoint.read("out")
-    return f"checkpoint-{slot}.weights.h5"
+    return f"checkpoint-{slot}.npz"
 
 
 @pytest.mark.parametrize(
@@ -440,7 +436,7 @@ def test_our_own_files_in_the_wrong_place_are_foreign_too(source, target):
         dataclasses.replace(read_config("out"), output=config.output) == config
     )
     found = standing("out", config)
-    assert found.weights is not None
+    assert found.files
     assert target == "config.json" or target in found.notices[0]
 
 
@@ -491,7 +487,7 @@ def test_no_damage_to_a_folder_gives_a_wrong_number(tmp_path):
     known = set()
     for slot in ("0", "1"):
         name = f"good/checkpoint-{slot}.json"
-        known.add(pathlib.Path(name.replace("json", "weights.h5")).read_bytes())
+        known.add(pathlib.Path(name.replace("json", "npz")).read_bytes())
         for run in files.read_json(name)["runs"]:
             true.add(str(reading.read_run(run).accuracy.tolist()))
     rng = random.Random(4)
@@ -511,8 +507,8 @@ def test_no_damage_to_a_folder_gives_a_wrong_number(tmp_path):
         else:
             for run in found.runs:
                 assert str(run.accuracy.tolist()) in true
-            if found.weights is not None:
-                assert found.weights.read_bytes() in known
+            for path in found.files.values():
+                assert path.read_bytes() in known
             told = "damage told" if found.notices else "went on"
             outcomes[told] += 1
         try:
@@ -588,7 +584,7 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(failing):
 def test_a_full_disk_leaves_the_last_good_checkpoint(monkeypatch):
     config = config_in("out")
     whole = runner.run(config_in("whole"))
-    write = files._sync
+    write = files._sync_folder
     left = 11
 
     def full(path):
@@ -598,12 +594,12 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(monkeypatch):
             raise OSError(28, "No space left on device")
         write(path)
 
-    monkeypatch.setattr(files, "_sync", full)
+    monkeypatch.setattr(files, "_sync_folder", full)
     with pytest.raises(RunError, match="could not be written .No space left"):
         runner.run(config)
     left = 10_000
     found = standing("out", config)
-    assert found.weights is not None and not found.notices
+    assert found.files and not found.notices
     results = runner.run(config, standing=found)
     assert str(accuracies(results)) == str(accuracies(whole))
 
