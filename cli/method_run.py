@@ -1,5 +1,6 @@
 """One method with one seed, task after task."""
 
+import gc
 import time
 from collections.abc import Sequence
 from typing import cast
@@ -19,6 +20,11 @@ from .resume import Standing
 from .task import Task, Union, outputs_of
 from .types import Record
 from .watching import Batches, Diverged, Passes
+
+
+# How often, in tasks, to look for what is left of their pipelines: it is in
+# cycles, for which Python by itself looks after some hundred tasks.
+TASKS_PER_COLLECTION = 10
 
 
 class MethodRun:
@@ -96,6 +102,8 @@ class MethodRun:
         # The model is as it was saved when it was trained.
         self.checkpoints.update(self._records(), Position(task.index + 1))
         self.observer.task_ended(self.run, task.index, evaluated - started)
+        if (task.index + 1) % TASKS_PER_COLLECTION == 0:
+            gc.collect()
 
     def _save_pass(self, position: Position) -> None:
         self._check_weights(position.epoch - 1)

@@ -1,10 +1,12 @@
 """A whole run, on a few hundred images, and the loop behind it."""
 
+import functools
 import json
 import math
 import os
 import pathlib
 import types
+import zlib
 
 import keras
 import numpy as np
@@ -14,6 +16,8 @@ from keras_si_cli import (
     benchmarks,
     config,
     data,
+    figures,
+    files,
     main,
     method_run,
     methods,
@@ -34,6 +38,36 @@ def few_images():
     split = data.Split(images, labels)
     test = data.Split(images[:100], labels[:100])
     return data.Data("few", 2, split, test)
+
+
+def make_short(monkeypatch):
+    """For tests of many runs, which are about what is trained and written.
+
+    Nothing is traced; an accuracy is a checksum of the weights, which one bit
+    of them changes; a figure is a line of text.
+    """
+    compile_classifier = models.compile_classifier
+
+    def compile_eagerly(*args):
+        model = compile_classifier(*args)
+        model.run_eagerly = True
+        return model
+
+    def accuracy(model, task):
+        weights = b"".join(w.tobytes() for w in model.get_weights())
+        return zlib.crc32(weights) / 2**32
+
+    def figure(results, folder):
+        path = pathlib.Path(folder) / "average_accuracy.svg"
+        files.write_atomically(path, f"{results.methods}".encode())
+
+    clear_session = functools.partial(
+        keras.utils.clear_session, free_memory=False
+    )
+    monkeypatch.setattr(keras.backend, "clear_session", clear_session)
+    monkeypatch.setattr(models, "compile_classifier", compile_eagerly)
+    monkeypatch.setattr(method_run, "_accuracy", accuracy)
+    monkeypatch.setattr(figures, "write_figures", figure)
 
 
 @pytest.fixture(autouse=True)
