@@ -21,7 +21,6 @@ from .task import Task, Union, outputs_of
 from .types import Record
 from .watching import Batches, Diverged, Passes
 
-
 # How often, in tasks, to look for what is left of their pipelines: it is in
 # cycles, for which Python by itself looks after some hundred tasks.
 TASKS_PER_COLLECTION = 10
