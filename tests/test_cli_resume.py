@@ -29,7 +29,7 @@ from keras_si_cli.errors import Interrupted, OptionError, RunError
 from keras_si_cli.observer import Observer
 from keras_si_cli.resume import read_config, standing
 from test_cli_files import Killed, damage
-from test_cli_run import few_images, make_config
+from test_cli_run import few_images, make_config, make_short
 
 OPTIONS = {"methods": ("si", "naive"), "tasks": 2, "epochs": 3}
 COMMAND = (
@@ -170,6 +170,7 @@ def test_every_method_and_net_goes_on(
 
 def test_a_kill_at_any_write_costs_nothing_but_time(monkeypatch, tmp_path):
     """One run, killed again and again, at each operation on its folder."""
+    make_short(monkeypatch)
     few_options = {"tasks": 2, "epochs": 2, "batch_size": 300}
     whole = runner.run(config_in("whole", **few_options))
     config = config_in("out", **few_options)

@@ -37,3 +37,17 @@ def test_what_was_held_back_is_shown_if_the_import_fails():
         "    os.write(2, b', then the error')\n"
     )
     assert done.stderr == "the reason, then the error"
+
+
+def test_what_was_held_back_is_not_shown_for_a_ctrl_c():
+    done = run(
+        "import os, signal\n"
+        "from keras_si_cli import startup\n"
+        "try:\n"
+        "    with startup._native_stderr_held_back():\n"
+        "        os.write(2, b'chatter')\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    os.write(2, b'only this')\n"
+    )
+    assert done.stderr == "only this"
