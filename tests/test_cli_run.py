@@ -332,6 +332,16 @@ def test_evaluating_does_not_trace_anew_for_every_task():
     assert len(specs) == 1
 
 
+def test_a_test_set_is_one_pipeline_however_often_it_is_evaluated():
+    """A new one each time is what made long runs grow."""
+    for task in benchmarks.tasks(few_images(), make_config(tasks=2), 0):
+        assert task.test() is task.test()
+        first, again = ([*task.test().as_numpy_iterator()] for _ in range(2))
+        for one, other in zip(first, again, strict=True):
+            np.testing.assert_array_equal(one[0], other[0])
+            np.testing.assert_array_equal(one[1], other[1])
+
+
 def test_overwrite_replaces_our_files_and_leaves_others():
     os.mkdir("out")
     for name in ("results.json", "average_accuracy.svg", "notes.txt"):

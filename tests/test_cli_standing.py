@@ -1,6 +1,5 @@
 """What an earlier run has left, in every form, and what is told of it."""
 
-import gc
 import io
 import json
 import os
@@ -451,36 +450,3 @@ def test_overwriting_leaves_no_results_beside_another_configuration(
     assert not os.path.exists("out/results.json")
     assert invoke("--resume").exit_code == 0
     assert reading.read("out").runs[0].seed == 0
-
-
-# Memory.
-
-
-def test_evaluating_again_leaves_nothing_behind():
-    """A pipeline for each would be 13 KiB, and objects in cycles."""
-    configured = make_config(tasks=2)
-    tasks = benchmarks.tasks(few_images(), configured, 0)
-    doing = method_run.MethodRun(
-        runner.Run.empty("si", 0, 2),
-        tasks,
-        few_images(),
-        configured,
-        None,
-        None,
-        None,
-    )
-
-    def evaluate(times):
-        for task in tasks * times:
-            doing.model.evaluate(task.test(), verbose=0)
-
-    evaluate(2)
-    gc.collect()
-    gc.disable()
-    try:
-        evaluate(5)
-        left = gc.collect()
-    finally:
-        gc.enable()
-    # Of ten evaluations. With a pipeline for each it was 15 for every one.
-    assert left < 50
