@@ -174,14 +174,18 @@ def newest_slot():
 
 
 def test_a_finished_method_is_not_run_again_from_an_older_checkpoint():
-    """Its results are whole, and its last checkpoint is all that is left."""
+    """Its results are whole, whatever an old copy of a checkpoint says."""
     whole = runner.run(config_in("whole"))
     out = config_in("out")
+    stop(out, 5)
+    kept = {p: p.read_bytes() for p in pathlib.Path("out").glob("check*")}
     stop(out, 12 + 2)  # In the second method, before its first checkpoint.
-    found, (slot, *_), _ = checkpoint.read("out")
-    assert found.files == {}  # Between two methods.
-    delete(slot)
-    assert checkpoint.read("out")[0].runs[-1]["method"] == "si"
+    assert checkpoint.read("out")[0].files == {}  # Between two methods.
+    delete(0, 1)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    found = checkpoint.read("out")[0]
+    assert (found.runs[-1]["method"], found.position.task) == ("si", 0)
     results, trained, notices = go_on(out)
     assert (trained, notices) == (12, [])
     assert accuracies(results) == accuracies(whole)
@@ -290,15 +294,24 @@ def write_as_schema_1(configured):
     [
         ("si", {"epochs": 2}, 10, 3),
         ("l2", {"epochs": 2}, 7, 6),
-        # All steps of the first task are done.
         ("si", {"epochs": None, "steps": 8}, 9, 8),
+        # All of the first task is done, but for its evaluation.
+        ("si", {"epochs": 2}, None, 6),
+        ("si", {"epochs": None, "steps": 8}, None, 8),
     ],
 )
-def test_a_checkpoint_of_schema_1_is_read(method, length, batch, again):
+def test_a_checkpoint_of_schema_1_is_read(
+    monkeypatch, method, length, batch, again
+):
     options = {"methods": (method,), "strength": 1.0, **length}
     whole = runner.run(config_in("whole", **options))
     out = config_in("out", **options)
-    stop(out, batch)
+    if batch is None:
+        with monkeypatch.context() as patch:
+            patch.setattr(method_run.MethodRun, "_evaluate", interrupt)
+            stop(out, 10_000)
+    else:
+        stop(out, batch)
     write_as_schema_1(out)
     results, trained, notices = go_on(out)
     assert (trained, notices) == (again, [])
