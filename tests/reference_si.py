@@ -66,15 +66,16 @@ class Network:
 
     `activation` is "relu" or "tanh", `loss` is "cross_entropy" or "mse".
     `l2` adds l2 * sum(kernel**2) over all kernels (no biases) to the task
-    loss, as keras.regularizers.L2(l2) on every layer does.
+    loss, as keras.regularizers.L2(l2) on every layer does; `l1` likewise adds
+    l1 * sum(|kernel|).
     """
 
-    def __init__(self, activation="relu", loss="cross_entropy", l2=0.0):
+    def __init__(self, activation="relu", loss="cross_entropy", l2=0.0, l1=0.0):
         if activation not in ("relu", "tanh"):
             raise ValueError(f"unknown activation {activation!r}")
         self.activation = activation
         self.loss = LOSSES[loss]
-        self.l2 = l2
+        self.l2, self.l1 = l2, l1
 
     def activate(self, z):
         return np.maximum(z, 0.0) if self.activation == "relu" else np.tanh(z)
@@ -115,8 +116,10 @@ class Network:
         for layer in reversed(range(len(inputs))):
             kernel = weights[2 * layer]
             loss += self.l2 * np.sum(kernel**2)
+            loss += self.l1 * np.sum(np.abs(kernel))
             gradients[2 * layer] = inputs[layer].T @ delta
             gradients[2 * layer] += 2.0 * self.l2 * kernel
+            gradients[2 * layer] += self.l1 * np.sign(kernel)
             gradients[2 * layer + 1] = delta.sum(axis=0)
             if layer > 0:
                 delta = (delta @ kernel.T) * self.slope(sums[layer - 1])

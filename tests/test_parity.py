@@ -118,6 +118,7 @@ def run(
     reference_optimizer,
     mode="graph",
     network=None,
+    batch_size=BATCH_SIZE,
     accumulation=1,
     sample_weight=None,
     class_weight=None,
@@ -155,7 +156,7 @@ def run(
         history = model.fit(
             x,
             y,
-            batch_size=BATCH_SIZE,
+            batch_size=batch_size,
             epochs=EPOCHS,
             shuffle=False,
             sample_weight=sample_weight,
@@ -170,9 +171,9 @@ def run(
         after_epochs = []
         for epoch in range(EPOCHS):
             loss, penalty, size = 0.0, 0.0, len(x)
-            starts = range(0, size, BATCH_SIZE)
+            starts = range(0, size, batch_size)
             for number, start in enumerate(starts, 1):
-                batch = slice(start, start + BATCH_SIZE)
+                batch = slice(start, start + batch_size)
                 logs = reference.train_step(
                     np.float64(x[batch]),
                     y[batch],
@@ -250,23 +251,26 @@ def test_modes(mode):
         pytest.param("eager", marks=only_on("tensorflow", reason=SLOW)),
     ],
 )
-@pytest.mark.parametrize("steps", [2, 4])
-def test_gradient_accumulation(steps, mode):
+# Three batches an epoch, or four: a batch is left over at its end, and with
+# three at a task's end too.
+@pytest.mark.parametrize(("steps", "batch_size"), [(2, 8), (3, 6)])
+def test_gradient_accumulation(steps, batch_size, mode):
     run(
         make_model(),
         keras.optimizers.Adam(1e-2, gradient_accumulation_steps=steps),
         oracle.Adam(1e-2),
         mode,
+        batch_size=batch_size,
         accumulation=steps,
     )
 
 
 def test_the_users_own_regularizer_belongs_to_the_tasks_loss():
     run(
-        make_model(regularizer=keras.regularizers.L2(0.03)),
+        make_model(regularizer=keras.regularizers.L1L2(0.01, 0.03)),
         keras.optimizers.Adam(1e-2),
         oracle.Adam(1e-2),
-        network=oracle.Network(l2=0.03),
+        network=oracle.Network(l2=0.03, l1=0.01),
     )
 
 
@@ -417,14 +421,41 @@ class OwnStep(keras.Sequential):
                 loss = self.compute_loss(x, y, self(x, training=True))
             gradients = tape.gradient(loss, self.trainable_weights)
             self.optimizer.apply(gradients, self.trainable_weights)
-        self._loss_tracker.update_state(loss, sample_weight=len(x))
+        size = ops.shape(x)[0]
+        self._loss_tracker.update_state(loss, sample_weight=size)
         return {"loss": self._loss_tracker.result()}
 
 
-@only_on("tensorflow", "torch", reason="JAX's steps take other arguments")
+class OwnJaxStep(keras.Sequential):
+    """The same under JAX, where a step is given all state and returns it."""
+
+    def loss_and_state(self, trainable, other, x, y):
+        outputs, other, losses = self.stateless_call(
+            trainable, other, x, training=True, return_losses=True
+        )
+        return self.loss(y, outputs) + sum(losses), other
+
+    def train_step(self, state, data):
+        import jax
+
+        trainable, other, optimizer, metrics = state
+        x, y = data
+        gradient = jax.value_and_grad(self.loss_and_state, has_aux=True)
+        (loss, other), gradients = gradient(trainable, other, x, y)
+        trainable, optimizer = self.optimizer.stateless_apply(
+            optimizer, gradients, trainable
+        )
+        metrics = self._loss_tracker.stateless_update_state(
+            metrics, loss, sample_weight=len(x)
+        )
+        logs = {"loss": self._loss_tracker.stateless_result(metrics)}
+        return logs, (trainable, other, optimizer, metrics)
+
+
 def test_a_train_step_of_the_users_own():
-    model = OwnStep([keras.Input((SIZES[0],)), *make_model().layers])
-    run(model, keras.optimizers.SGD(0.1), oracle.SGD(0.1), "eager")
+    own = OwnJaxStep if keras.backend.backend() == "jax" else OwnStep
+    model = own([keras.Input((SIZES[0],)), *make_model().layers])
+    run(model, keras.optimizers.SGD(0.1), oracle.SGD(0.1))
 
 
 def make_reference(model, optimizer, network=None):
@@ -489,25 +520,46 @@ class Recorded:
     def spy_on(self, optimizer):
         apply = optimizer.apply
 
+        def note(*grads):
+            self.gradients.append([np.float64(g) for g in grads])
+
         def spy(grads, trainable_variables=None):
-            self.gradients.append(
-                [ops.convert_to_numpy(ops.cast(g, "float64")) for g in grads]
-            )
+            if keras.backend.backend() == "jax":
+                import jax
+
+                # Both ways of a step are traced, and one of them is run.
+                jax.debug.callback(note, *grads)
+            else:
+                note(
+                    *[
+                        ops.convert_to_numpy(ops.cast(g, "float32"))
+                        for g in grads
+                    ]
+                )
             apply(grads, trainable_variables)
 
         optimizer.apply = spy
+
+    def wait(self):
+        """Until all that was told has been heard."""
+        if keras.backend.backend() == "jax":
+            import jax
+
+            jax.effects_barrier()
 
     def loss_and_gradients(self, weights, x, y, sample_weight=None):
         return 0.0, self.gradients.pop(0)
 
 
-@only_on("tensorflow", "torch", reason="JAX traces both ways of a step")
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision(policy):
     """State is float32, and a step that is skipped contributes nothing."""
     keras.config.set_dtype_policy(policy)
     model = compile_model(
-        make_model(), keras.optimizers.SGD(0.1), run_eagerly=True
+        make_model(),
+        keras.optimizers.SGD(0.1),
+        # A spy hears numbers there, and nothing of what is traced.
+        run_eagerly=keras.backend.backend() != "jax",
     )
     network = Recorded()
     reference = make_reference(model, oracle.SGD(0.1), network)
@@ -525,6 +577,7 @@ def test_half_precision(policy):
             skipped = scaled and step == 1
             # Beyond 65504 there is nothing in float16.
             model.train_on_batch(1e6 * x if skipped else x, y)
+            network.wait()
             if not skipped:
                 applied += 1
                 assert len(network.gradients) == 1

@@ -85,7 +85,7 @@ def task(loss, n=12, seed=0):
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_backprop_is_the_gradient(activation, loss, l2, weighted):
-    network = Network(activation, loss, l2)
+    network = Network(activation, loss, l2, l1=l2 / 4)
     weights = random_weights([4, 5, 6, 3], seed=1)
     x, y = task(loss)
     sample_weight = np.linspace(0.0, 2.5, len(x)) if weighted else None
@@ -126,6 +126,13 @@ def test_relu_network_by_hand():
     close(gradients[1:2], [6.0, 0.0])
     close(gradients[2:3], [3.4, 0.6])
     close(gradients[3:4], [3.0])
+
+    # L1 likewise: 0.1 * (1 + 1 + 0 + 1 + 2 + 3) = 0.8.
+    network = Network("relu", "mse", l1=0.1)
+    loss, gradients = network.loss_and_gradients(weights, x, y)
+    assert loss == pytest.approx(3.05)
+    close(gradients[0:1], [6.1, -0.1, 12.0, 0.1])
+    close(gradients[2:3], [3.1, 0.1])
 
 
 def test_cross_entropy_by_hand():
