@@ -6,15 +6,21 @@ Options are checked first. What is heavy is imported where it is used, so that
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import shlex
+import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from . import config as config_module
+from . import distribution
 from . import output as output_module
 from . import resume as resume_module
 from .errors import Interrupted, OptionError, RunError
+from .observer import Observer
 from .types import Record
 
 if TYPE_CHECKING:
@@ -78,11 +84,15 @@ def _run_in_folder(
     overwrite: bool = False,
     resume: bool = False,
 ) -> None:
-    with output_module.held(config.output, overwrite, resume):
-        if resume:
-            resume_module.check_config(config.output, config)
-        results = _train(config, resume)
-    _show(results, config.output)
+    worker = distribution.check(config.distribute)
+    if worker.index:
+        results = _work_beside_the_first(config, resume, worker)
+    else:
+        with output_module.held(config.output, overwrite, resume):
+            if resume:
+                resume_module.check_config(config.output, config)
+            results = _train(config, resume, worker, config.output)
+        _show(results, config.output)
     failed = [run for run in results.runs if run.failed is not None]
     if failed:
         raise RunError(
@@ -90,29 +100,69 @@ def _run_in_folder(
         )
 
 
-def _train(config: config_module.RunConfig, resume: bool) -> Results:
-    from . import progress, startup
+def _work_beside_the_first(
+    config: config_module.RunConfig, resume: bool, worker: distribution.Worker
+) -> Results:
+    """Trains in step with worker 0, and leaves its folder alone."""
+    print(
+        f"worker {worker.index} of {worker.count}, counted from 0: worker 0 "
+        "shows and keeps the results",
+        flush=True,
+    )
+    # What is saved of a model here is nobody's: but all must save, since
+    # some of it is gathered from all.
+    with tempfile.TemporaryDirectory() as folder:
+        return _train(config, resume, worker, folder)
 
+
+def _train(
+    config: config_module.RunConfig,
+    resume: bool,
+    worker: distribution.Worker,
+    output: str,
+) -> Results:
+    from . import progress, startup, workers
+
+    observing: AbstractContextManager[Observer] = progress.observer()
+    if worker.index:
+        observing = contextlib.nullcontext(Observer())
+    in_step: AbstractContextManager[object] = contextlib.nullcontext()
     before = _written_config(config)
-    with progress.observer() as observer:
+    with observing as observer:
         try:
-            startup.import_quietly()
+            if worker.count > 1:
+                observer.notice(f"waiting until all {worker.count} workers run")
+            startup.import_quietly(
+                distribute=config.distribute,
+                deterministic=config.deterministic,
+            )
             from . import runner
 
             standing = None
             if resume:
                 standing = resume_module.standing(config.output, config)
-                if standing.results is not None:
-                    return standing.results  # As they are: all is done.
-                standing.check_environment(runner.environment())
-                for notice in standing.notices:
-                    observer.notice(notice)
-            return runner.run(config, observer, standing=standing)
+            if worker.count > 1:
+                in_step = workers.telling_of_lost_ones()
+            with in_step:
+                if worker.count > 1:
+                    workers.check_same(config, runner.versions(), standing)
+                if standing is not None:
+                    if standing.results is not None:
+                        return standing.results  # As they are: all is done.
+                    standing.check_environment(runner.environment())
+                    for notice in standing.notices:
+                        observer.notice(notice)
+                return runner.run(
+                    dataclasses.replace(config, output=output),
+                    observer,
+                    standing=standing,
+                )
         except KeyboardInterrupt:
             how = ""
             # What stands there may be the run that was to be replaced.
             now = _written_config(config)
-            if now is not None and (resume or now != before):
+            changed = now is not None and (resume or now != before)
+            if changed and not worker.index:
                 folder = shlex.quote(config.output)
                 how = f"; to go on: keras-si resume {folder}"
             raise Interrupted(f"interrupted{how}") from None
@@ -147,6 +197,13 @@ def tune(
 
     if jobs < 1:
         raise OptionError("--jobs", f"received {jobs}, expected 1 or more")
+    if options["distribute"] == "multiworker":
+        raise OptionError(
+            "--distribute",
+            "multiworker is not for tune, which runs each setting on one "
+            "machine: use --jobs or --engine ray",
+        )
+    distribution.check(options["distribute"])
     if options["output"] is None:
         options["output"] = output_module.default_folder(f"tune-{benchmark}")
     points = grid.points(

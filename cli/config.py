@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from .distribution import DISTRIBUTIONS
 from .errors import OptionError
 from .methods import METHODS
 from .presets import BENCHMARKS, Benchmark
@@ -15,7 +16,6 @@ from .types import Options, Record
 
 OUTPUT_WEIGHTS = ("zeros", "glorot")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-DISTRIBUTIONS = ("none", "mirrored")
 # What the indices of TensorFlow's kernels hold.
 LARGEST = 2**31 - 1
 # keras.utils.set_random_seed takes 32 bits.
@@ -62,7 +62,7 @@ class RunConfig:
         output: The folder for the results.
         deterministic: Whether an accelerator must give the same results run
             after run, too. CPUs always do.
-        distribute: `"none"`, or `"mirrored"`: over all GPUs of the machine.
+        distribute: How it is spread over devices, in `DISTRIBUTIONS`.
     """
 
     benchmark: str

@@ -7,9 +7,8 @@ from typing import cast
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from . import model_state, models
+from . import devices, model_state, models
 from .checkpoint import Checkpoints, Position
 from .config import RunConfig
 from .data import Data
@@ -62,10 +61,15 @@ class MethodRun:
         # After that, which forgets the policy too.
         keras.config.set_dtype_policy(config.precision)
         self.method = METHODS[run.method](config)
-        self.model = self._new_model()
+        with devices.scope(config.distribute):
+            self.model = self._new_model()
 
     def __call__(self, standing: Standing) -> None:
         """Goes from where the run stood to its end, or until it fails."""
+        with devices.scope(self.config.distribute):
+            self._run(standing)
+
+    def _run(self, standing: Standing) -> None:
         position = standing.position
         if position.is_start:
             self._evaluate_untrained()
@@ -132,14 +136,13 @@ class MethodRun:
         keras.utils.set_random_seed(self.run.seed)
         mixed = self.config.scenario == "task" and self.method.mixes_tasks
         outputs = [task.outputs for task in self.tasks] if mixed else None
-        with _strategy(self.config).scope():
-            model = models.build(
-                self.config,
-                self.image_shape,
-                max(outputs_of(self.tasks)) + 1,
-                from_bytes=self.tasks[0].as_bytes,
-            )
-            models.compile_classifier(model, self.config, outputs)
+        model = models.build(
+            self.config,
+            self.image_shape,
+            max(outputs_of(self.tasks)) + 1,
+            from_bytes=self.tasks[0].as_bytes,
+        )
+        models.compile_classifier(model, self.config, outputs)
         self.method.attach(model)
         return model
 
@@ -256,9 +259,3 @@ def _accuracy(model: keras.Model, task: Task) -> float:
     # Back to the count that it is: the metric's mean is a rounded float32.
     count = len(task.test_examples)
     return round(logs["accuracy"] * count) / count
-
-
-def _strategy(config: RunConfig) -> tf.distribute.Strategy:
-    if config.distribute == "mirrored":
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()

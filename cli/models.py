@@ -50,7 +50,15 @@ def build(
     )
     last = [] if config.scenario == "domain" else [OutputMask(dtype="float32")]
     name = f"{BENCHMARKS[config.benchmark].net}_net"
-    return keras.Sequential([*first, *body, logits, *last], name=name)
+    return _sequential(config)([*first, *body, logits, *last], name=name)
+
+
+def _sequential(config: RunConfig) -> type[keras.Sequential]:
+    if config.distribute != "multiworker":
+        return keras.Sequential
+    from .multiworker import MultiWorkerSequential
+
+    return MultiWorkerSequential
 
 
 def _dense(
@@ -135,7 +143,8 @@ def reset_optimizer(model: keras.Model) -> None:
         optimizer = optimizer.inner_optimizer
     for variable in optimizer.variables:
         if variable is not optimizer.learning_rate:
-            variable.assign(keras.ops.zeros_like(variable))
+            zeros = keras.ops.zeros(variable.shape, variable.dtype)
+            variable.assign(zeros)
 
 
 def set_permutation(model: keras.Model, permutation: np.ndarray) -> None:

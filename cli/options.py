@@ -5,7 +5,8 @@ from typing import Any, TypeAlias
 
 import click
 
-from .config import DISTRIBUTIONS, OUTPUT_WEIGHTS, PRECISIONS
+from .config import OUTPUT_WEIGHTS, PRECISIONS
+from .distribution import DISTRIBUTIONS
 from .engines import ENGINES
 from .manual import Command
 from .methods import METHODS
@@ -246,7 +247,10 @@ def _place(benchmark: str) -> list[Option]:
             type=click.Choice(DISTRIBUTIONS),
             default="none",
             show_default=True,
-            help="mirrored: each batch is shared by all GPUs.",
+            help="Share each batch. mirrored: by all GPUs; multiworker: by "
+            "the processes that TF_CONFIG names, each started with this "
+            "command; data-parallel: by all devices of JAX "
+            "(KERAS_BACKEND=jax).",
         ),
         click.option(
             "--deterministic",

@@ -41,5 +41,7 @@ class ToFeatures(keras.layers.Layer):
             name="permutation",
         )
 
-    def call(self, pixels: tf.Tensor) -> tf.Tensor:
-        return to_features(pixels, tf.convert_to_tensor(self.permutation))
+    def call(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
+        # In Keras's operations: the net need not be TensorFlow's.
+        pixels = keras.ops.take(pixels, self.permutation, axis=1)
+        return keras.ops.cast(pixels, "float32") * SCALE

@@ -59,10 +59,11 @@ class Standing:
         for name, value in then.items():
             # Checkpoints of schema 1 do not know the device.
             if value not in (checkpoint.UNKNOWN, now.get(name)):
+                goes_on = f"with {now[name]}" if name in now else "without"
                 self.notices.append(
                     f"the run was begun with {name} {value}, and goes on "
-                    f"with {now.get(name)}: its results may differ from "
-                    "those of an undisturbed one"
+                    f"{goes_on}: its results may differ from those of an "
+                    "undisturbed one"
                 )
 
 

@@ -5,11 +5,10 @@ import platform
 from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
 
 import keras_si
 
-from . import benchmarks, data, figures, files
+from . import benchmarks, data, devices, figures, files
 from .checkpoint import Checkpoints, Position
 from .config import RunConfig
 from .method_run import MethodRun, learned_with, length
@@ -69,13 +68,16 @@ def run(
     results.write(config.output)
     if standing.runs:
         figures.write_figures(results, config.output)
-    if config.deterministic and _on_accelerator():
-        tf.config.experimental.enable_op_determinism()
+    if config.deterministic and devices.on_accelerator():
+        devices.be_deterministic()
     previous_policy = keras.config.dtype_policy()
     try:
         for seed in range(config.seed, config.seed + config.seeds):
-            tasks = benchmarks.tasks(dataset, config, seed, _on_accelerator())
+            tasks = benchmarks.tasks(
+                dataset, config, seed, devices.on_accelerator()
+            )
             if seed == config.seed:
+                _tell_uneven(observer, config, tasks)
                 observer.started(config, _count_steps(config, tasks))
                 observer.resumed(_count_steps_done(config, tasks, standing))
             for method in config.methods:
@@ -100,6 +102,28 @@ def run(
     checkpoints.remove()
     observer.finished(results)
     return results
+
+
+def _tell_uneven(
+    observer: Observer, config: RunConfig, tasks: Sequence[Task]
+) -> None:
+    """Notices batches of which the replicas get unequal shares."""
+    sizes = {
+        size
+        for task in tasks
+        for size in (
+            min(config.batch_size, len(task.train_examples)),
+            len(task.train_examples) % config.batch_size,
+        )
+    }
+    found = devices.uneven(config.distribute, sorted(sizes))
+    if found is not None:
+        size, replicas = found
+        observer.notice(
+            f"a batch of {size} has no equal parts for {replicas} replicas, "
+            "and Keras weighs their means alike: the steps differ a little "
+            "from those of one device"
+        )
 
 
 def _count_steps(config: RunConfig, tasks: Sequence[Task]) -> int:
@@ -134,7 +158,7 @@ def _count_steps_done(
 
 def environment() -> Record:
     """Returns what a run is made with, as its files hold it."""
-    return {"versions": versions(), "device": _device()}
+    return {"versions": versions(), "device": devices.name()}
 
 
 def versions() -> Record:
@@ -142,21 +166,6 @@ def versions() -> Record:
     return {
         "keras_si": keras_si.__version__,
         "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "tensorflow": tf.__version__,
+        **devices.versions(),
         "python": platform.python_version(),
     }
-
-
-def _on_accelerator() -> bool:
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
-def _device() -> str:
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux alone.
-        cores = len(affinity(0)) if affinity else os.cpu_count()
-        return f"CPU, {cores} cores"
-    details = tf.config.experimental.get_device_details(gpus[0])
-    return f"GPU, {details.get('device_name', gpus[0].name)}"

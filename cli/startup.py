@@ -1,4 +1,4 @@
-"""Starts TensorFlow without showing its start-up chatter."""
+"""Starts the backend without showing its start-up chatter."""
 
 import contextlib
 import logging
@@ -7,13 +7,25 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from . import distribution
 
-def import_quietly(threads: int | None = None) -> None:
+
+def import_quietly(
+    threads: int | None = None,
+    distribute: str = "none",
+    deterministic: bool = False,
+) -> None:
     """Imports TensorFlow, TFDS and Keras; prints nothing unless it fails.
 
     Args:
         threads: How many TensorFlow may use; `None` for one a core.
+        distribute: A name in `distribution.DISTRIBUTIONS`.
+        deterministic: Whether an accelerator must give the same results run
+            after run, too. Only for JAX: it must know before it starts.
     """
+    if deterministic and distribution.backend() == "jax":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     logging.getLogger("absl").setLevel(logging.ERROR)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -27,7 +39,9 @@ def import_quietly(threads: int | None = None) -> None:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         # Finding the devices is talkative too, and happens on first use.
-        tf.config.list_logical_devices()
+        from . import devices
+
+        devices.start(distribute)
 
 
 @contextlib.contextmanager

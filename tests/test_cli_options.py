@@ -16,7 +16,7 @@ def cli(monkeypatch, tmp_path):
     """Calls the command line in an empty folder; TensorFlow may not start."""
     monkeypatch.chdir(tmp_path)
 
-    def too_early():
+    def too_early(**_):
         raise SystemError("TensorFlow was started")
 
     monkeypatch.setattr(startup, "import_quietly", too_early)

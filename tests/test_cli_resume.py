@@ -42,7 +42,7 @@ COMMAND = (
 def few(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
-    monkeypatch.setattr(startup, "import_quietly", lambda: None)
+    monkeypatch.setattr(startup, "import_quietly", lambda **_: None)
 
 
 @pytest.fixture
@@ -376,13 +376,13 @@ def test_a_newer_checkpoint_is_refused(monkeypatch):
 
 def test_versions_that_changed_are_told(monkeypatch):
     interrupted()
-    versions = runner.versions()
-    monkeypatch.setattr(
-        runner, "versions", lambda: {**versions, "keras": "3.99"}
-    )
+    versions = {**runner.versions(), "keras": "3.99"}
+    tensorflow = versions.pop("tensorflow")
+    monkeypatch.setattr(runner, "versions", lambda: versions)
     result = invoke("resume", "out")
     assert result.exit_code == 0
     assert "goes on with 3.99" in result.stderr
+    assert f"with tensorflow {tensorflow}, and goes on without" in result.stderr
 
 
 # Damage.

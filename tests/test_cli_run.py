@@ -12,10 +12,12 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import only_on
 from keras_si_cli import (
     benchmarks,
     config,
     data,
+    devices,
     figures,
     files,
     main,
@@ -123,9 +125,8 @@ def test_a_run_from_the_command_line(monkeypatch):
         *("schema", "benchmark", "versions", "device", "config"),
         *("runs", "summary", "checksum"),
     ]
-    assert sorted(written["versions"]) == [
-        *("backend", "keras", "keras_si", "python", "tensorflow"),
-    ]
+    expected = {"backend", "keras", "keras_si", "python", "tensorflow"}
+    assert expected <= written["versions"].keys()
     options = json.loads(pathlib.Path("out/config.json").read_text())
     assert options.pop("checksum").startswith("sha256:")
     assert options == written["config"]
@@ -152,7 +153,7 @@ def test_a_run_from_the_command_line(monkeypatch):
 def test_one_fit_is_one_task_to_si_and_it_takes_effect():
     """From equal weights: the first task is the same, the second is not."""
     results = runner.run(
-        make_config(methods=("si", "naive"), strength=100.0, epochs=3)
+        make_config(methods=("si", "naive"), strength=1000.0, epochs=2)
     )
     si, naive = (run.accuracy for run in results.runs)
     # Apart from rounding: SI takes its steps in another compiled function.
@@ -212,7 +213,7 @@ def test_bytes_to_an_accelerator_give_the_same_run(monkeypatch, precision):
         methods=("si",), tasks=2, epochs=4, precision=precision
     )
     on_host = runner.run(options).runs[0].accuracy
-    monkeypatch.setattr(runner, "_on_accelerator", lambda: True)
+    monkeypatch.setattr(devices, "on_accelerator", lambda: True)
     fed = []
     to_features = pixels.ToFeatures.call
 
@@ -274,6 +275,7 @@ def test_the_observer_hears_everything_in_order():
     ]
 
 
+@only_on("tensorflow")
 def test_a_mirrored_run_is_the_same_run(monkeypatch):
     """On one device; on several it is the engine's tests that show it."""
     strategies = []
@@ -308,6 +310,7 @@ def test_precision_is_set_for_the_run_and_put_back():
     assert keras.config.dtype_policy().name == before
 
 
+@only_on("tensorflow")
 @pytest.mark.parametrize(
     ("deterministic", "accelerator", "expected"),
     [(True, True, [1]), (True, False, []), (False, True, [])],
@@ -316,9 +319,9 @@ def test_determinism_is_asked_for_where_it_is_not_given(
     monkeypatch, deterministic, accelerator, expected
 ):
     asked = []
-    monkeypatch.setattr(runner, "_on_accelerator", lambda: accelerator)
+    monkeypatch.setattr(devices, "on_accelerator", lambda: accelerator)
     monkeypatch.setattr(
-        runner.tf.config.experimental,
+        devices.tf.config.experimental,
         "enable_op_determinism",
         lambda: asked.append(1),
     )

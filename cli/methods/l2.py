@@ -54,12 +54,14 @@ class L2(Method):
             self._references.append(reference)
             weights.regularizer = SIRegularizer(
                 strength=self._strength,
-                importance=keras.ops.ones_like(reference),
+                importance=keras.ops.ones(reference.shape),
                 reference=reference,
                 previous=weights.regularizer,
             )
 
     def end_task(self, model: keras.Model) -> None:
+        from .. import devices
+
         strength, *references = self.variables
         for reference, weights in zip(
             references, model.trainable_variables, strict=True
@@ -67,3 +69,4 @@ class L2(Method):
             # Adding zero makes a new buffer: a plain read may share theirs.
             reference.assign(weights + 0)
         strength.assign(self.config.strength)
+        devices.trace_anew()
