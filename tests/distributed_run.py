@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from keras_si_cli import data, devices, main, method_run
+from keras_si_cli import data, devices, main, method_run, watching
 from test_cli_run import few_images
 
 
@@ -35,7 +35,7 @@ def write_down(learned):
 
 def stop_at(step):
     count = 0
-    batch_ended = method_run._Batches.on_train_batch_end
+    batch_ended = watching.Batches.on_train_batch_end
 
     def counted(self, batch, logs=None):
         nonlocal count
@@ -44,7 +44,7 @@ def stop_at(step):
             os._exit(9)
         batch_ended(self, batch, logs)
 
-    method_run._Batches.on_train_batch_end = counted
+    watching.Batches.on_train_batch_end = counted
 
 
 def see_the_shares(shared):
