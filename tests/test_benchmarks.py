@@ -10,6 +10,7 @@ from conftest import finish, only_on, start
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
 SMALLEST = {
     "input_pipeline.py": ("--steps", "2", "--rounds", "1"),
+    "long_run.py": ("--tasks", "1", "--steps", "2"),
     "memory.py": ("--tasks", "1"),
     "step_time.py": ("--only", "conv", "--rounds", "1"),
 }
