@@ -77,4 +77,7 @@ class Passes(keras.callbacks.Callback):
 
     def _ended(self) -> None:
         self.done += 1
+        # Under JAX, variables are empty while an epoch runs, until the model
+        # is asked for.
+        self.model  # noqa: B018
         self._save(self.done)

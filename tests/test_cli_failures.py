@@ -37,7 +37,7 @@ COMMAND = (
 def few(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
-    monkeypatch.setattr(startup, "import_quietly", lambda: None)
+    monkeypatch.setattr(startup, "import_quietly", lambda **_: None)
 
 
 def invoke(*args):

@@ -25,14 +25,19 @@ from keras_si_cli import (
 from keras_si_cli.errors import RunError
 from keras_si_cli.resume import standing
 from test_cli_resume import Quiet, StopAt
-from test_cli_run import few_images, make_config, make_short
+from test_cli_run import (
+    few_images,
+    make_config,
+    make_short,
+    within_epoch,
+)
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
-    monkeypatch.setattr(startup, "import_quietly", lambda: None)
+    monkeypatch.setattr(startup, "import_quietly", lambda **_: None)
     make_short(monkeypatch)
 
 
@@ -111,9 +116,10 @@ class Diverge(StopAt):
     def batch_ended(self, epoch, logs):
         self.left -= 1
         if self.left == 0:
-            weights = self._models[-1].get_weights()
+            model = within_epoch(self._models[-1])
+            weights = model.get_weights()
             weights[-2][:] = np.nan
-            self._models[-1].set_weights(weights)
+            model.set_weights(weights)
 
 
 def test_what_diverges_in_steps_is_told_with_its_pass(monkeypatch):
@@ -416,7 +422,7 @@ def invoke(*args):
     return CliRunner().invoke(main.main, [*COMMAND, *args])
 
 
-def interrupt(*args):
+def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
