@@ -33,8 +33,7 @@ setup(
     name="keras-si",
     version=VERSION,
     description=(
-        "Synaptic Intelligence for Keras 3: train one task after another "
-        "without forgetting"
+        "Synaptic Intelligence for Keras 3: learn task after task, forget less"
     ),
     author="The keras-si authors",
     keywords=[
@@ -84,9 +83,9 @@ setup(
         "cuda": [
             f"tensorflow[and-cuda]>={TENSORFLOW}; platform_system == 'Linux'"
         ],
-        "jax": ["jax"],
+        "jax": ["jax>=0.10"],
         "ray": ["ray>=2.9"],
-        "torch": ["torch"],
+        "torch": ["torch>=2.13"],
     },
     options={"build": {"build_base": BUILD.name}},
     entry_points={"console_scripts": ["keras-si = keras_si_cli.main:main"]},

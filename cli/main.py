@@ -198,12 +198,7 @@ def report(
     html: str | None,
     overwrite: bool,
 ) -> None:
-    """Compare finished runs: a table; with options, a figure and a page.
-
-    \b
-    For example:
-      keras-si report runs/* --html report.html
-    """
+    """Compare finished runs: a table; with options, a figure and a page."""
     commands.report(runs, output, html, overwrite)
 
 

@@ -143,6 +143,7 @@ REPORT = f"""
 Examples:
   keras-si report runs/pmnist-*
   keras-si report with-si with-l2 --output comparison.png
+  keras-si report runs/pmnist-* --html report.html
 {EXIT_CODES}"""
 
 LIST = """

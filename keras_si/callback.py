@@ -56,21 +56,21 @@ class SICallback(keras.callbacks.Callback):
 
     Logs: each epoch's logs gain `si_penalty`, the mean penalty; `loss` holds
     it, so that `loss - si_penalty` is the loss of the task alone. A
-    `keras.callbacks.TensorBoard` in the same `fit` is written to as well.
+    `keras.callbacks.TensorBoard` in the same `fit` is written to as well; the
+    importance after the last task when it is next asked for.
 
-    Example:
-
-    >>> x = keras.random.normal((64, 3), seed=0)
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    >>> model.compile("sgd", "mse")
-    >>> si = SICallback(strength=0.1, damping=0.1)
-    >>> for y in (x[:, 0], x[:, 1]):  # one fit is one task
-    ...     history = model.fit(x, y, epochs=2, callbacks=[si], verbose=0)
-    >>> sorted(history.history)
-    ['loss', 'si_penalty']
-    >>> kernel, bias = si.get_importance().values()
-    >>> kernel.shape, bool((kernel >= 0).all())
-    ((3, 1), True)
+    Examples:
+        >>> x = keras.random.normal((64, 3), seed=0)
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> si = SICallback(strength=0.1, damping=0.1)
+        >>> for y in (x[:, 0], x[:, 1]):  # one fit is one task
+        ...     history = model.fit(x, y, epochs=2, callbacks=[si], verbose=0)
+        >>> sorted(history.history)
+        ['loss', 'si_penalty']
+        >>> kernel, bias = si.get_importance().values()
+        >>> kernel.shape, bool((kernel >= 0).all())
+        ((3, 1), True)
     """
 
     def __init__(
@@ -96,7 +96,11 @@ class SICallback(keras.callbacks.Callback):
 
     @property
     def strength(self) -> float:
-        """c: how strongly old tasks are held on to."""
+        """c: how strongly old tasks are held on to. Settable between fits.
+
+        Raises:
+            ValueError: If it is set to anything but a number of at least 0.
+        """
         return self._strength
 
     @strength.setter
@@ -114,6 +118,9 @@ class SICallback(keras.callbacks.Callback):
     def get_importance(self) -> dict[str, np.ndarray]:
         """Returns Omega: a dict of `variable.path` to numpy array.
 
+        Each of the variable's shape, at least 0, in units of loss over
+        squared weights.
+
         A consolidation that is due is carried out first, here and in
         `get_path_integral` and `get_reference`: after a `fit` that ended its
         task, omega is zero.
@@ -125,11 +132,19 @@ class SICallback(keras.callbacks.Callback):
         return self._read("importances")
 
     def get_path_integral(self) -> dict[str, np.ndarray]:
-        """Returns omega of this task: `variable.path` to numpy array."""
+        """Returns omega of this task: `variable.path` to numpy array.
+
+        Each of the variable's shape, in the unit of the loss. Raises as
+        `get_importance` does.
+        """
         return self._read("path_integrals")
 
     def get_reference(self) -> dict[str, np.ndarray]:
-        """Returns theta~: a dict of `variable.path` to numpy array."""
+        """Returns theta~: a dict of `variable.path` to numpy array.
+
+        Each of the variable's shape, in the unit of the weights. Raises as
+        `get_importance` does.
+        """
         return self._read("references")
 
     def consolidate(self) -> None:
@@ -158,6 +173,14 @@ class SICallback(keras.callbacks.Callback):
     # Hooks.
 
     def set_model(self, model: keras.Model) -> None:
+        """Attaches SI to a built, compiled model, or takes its state up again.
+
+        `fit` does it by itself. Call it before a training loop of your own,
+        `train_on_batch`, `load_weights`, or to look at a loaded model's state.
+
+        Raises:
+            ValueError: If the model cannot be trained with SI; it says why.
+        """
         super().set_model(model)
         self._optimizer = None
         if model is not None and model.built:

@@ -20,7 +20,8 @@ class OutputMask(keras.layers.Layer):
 
     Put it after the layer of logits. The logits of outputs that are not
     active become so small that the softmax gives them exactly 0, and no
-    gradient reaches them: exactly 0 too. All else passes unchanged. With a
+    gradient reaches them: exactly 0 too. All else passes unchanged, in the
+    shape of the inputs. With a
     pair of outputs for each task and only the current pair active, this is
     the masked softmax of Zenke, Poole & Ganguli, "Continual Learning Through
     Synaptic Intelligence", ICML 2017, section 4.1.
@@ -43,21 +44,17 @@ class OutputMask(keras.layers.Layer):
             batches that mix several tasks: shape `(batch, units)`. Defaults to
             `None`.
 
-    Returns:
-        Logits of the shape of `inputs`.
-
     Raises:
-        ValueError: If `set_active` gets indices that are none, or comes before
-            the layer is built.
+        ValueError: If `set_active` gets indices that are not outputs of the
+            layer, or comes before it is built.
 
-    Example:
-
-    >>> mask = OutputMask()
-    >>> mask.build((None, 4))
-    >>> mask.set_active([2, 3])
-    >>> logits = keras.ops.array([[5.0, 5.0, 0.0, 0.0]])
-    >>> keras.ops.convert_to_numpy(keras.ops.softmax(mask(logits))).tolist()
-    [[0.0, 0.0, 0.5, 0.5]]
+    Examples:
+        >>> mask = OutputMask()
+        >>> mask.build((None, 4))
+        >>> mask.set_active([2, 3])
+        >>> logits = keras.ops.array([[5.0, 5.0, 0.0, 0.0]])
+        >>> keras.ops.convert_to_numpy(keras.ops.softmax(mask(logits))).tolist()
+        [[0.0, 0.0, 0.5, 0.5]]
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -90,7 +87,11 @@ class OutputMask(keras.layers.Layer):
 
     @property
     def active(self) -> list[int]:
-        """The active outputs, as a list of ints in order."""
+        """The active outputs, as a list of ints in order.
+
+        Raises:
+            ValueError: If the layer is not built.
+        """
         return np.flatnonzero(ops.convert_to_numpy(self._built())).tolist()
 
     def set_active(self, outputs: Iterable[int]) -> None:
@@ -98,6 +99,9 @@ class OutputMask(keras.layers.Layer):
 
         Args:
             outputs: Indices of outputs, from 0 to `units - 1`; at least one.
+
+        Raises:
+            ValueError: If they are none of that, or the layer is not built.
         """
         units = self._built().shape[0]
         indices = np.asarray(list(outputs))

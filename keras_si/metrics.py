@@ -32,10 +32,13 @@ def average_accuracy(accuracy: ArrayLike, after: int | None = None) -> float:
     Returns:
         A float.
 
-    Example:
+    Raises:
+        ValueError: If `accuracy` is no square matrix, or an entry that is
+            needed was not measured.
 
-    >>> average_accuracy([[0.9, np.nan], [0.5, 0.7]])
-    0.6
+    Examples:
+        >>> average_accuracy([[0.9, np.nan], [0.5, 0.7]])
+        0.6
     """
     accuracy = _matrix(accuracy)
     num_tasks = len(accuracy)
@@ -64,10 +67,13 @@ def backward_transfer(accuracy: ArrayLike) -> float:
     Returns:
         A float; NaN for a single task, which has no later one.
 
-    Example:
+    Raises:
+        ValueError: If `accuracy` is no square matrix, or an entry that is
+            needed was not measured.
 
-    >>> round(backward_transfer([[0.9, np.nan], [0.5, 0.7]]), 6)
-    -0.4
+    Examples:
+        >>> round(backward_transfer([[0.9, np.nan], [0.5, 0.7]]), 6)
+        -0.4
     """
     accuracy = _matrix(accuracy)
     if len(accuracy) == 1:
@@ -91,10 +97,13 @@ def forward_transfer(accuracy: ArrayLike, baseline: ArrayLike) -> float:
     Returns:
         A float; NaN for a single task, which has no earlier one.
 
-    Example:
+    Raises:
+        ValueError: If `accuracy` is no square matrix, or an entry that is
+            needed was not measured.
 
-    >>> round(forward_transfer([[0.9, 0.3], [0.5, 0.7]], [0.1, 0.1]), 6)
-    0.2
+    Examples:
+        >>> round(forward_transfer([[0.9, 0.3], [0.5, 0.7]], [0.1, 0.1]), 6)
+        0.2
     """
     accuracy = _matrix(accuracy)
     baseline = np.asarray(baseline, dtype="float64")
@@ -124,10 +133,13 @@ def forgetting(accuracy: ArrayLike) -> float:
     Returns:
         A float; NaN for a single task, which has no later one.
 
-    Example:
+    Raises:
+        ValueError: If `accuracy` is no square matrix, or an entry that is
+            needed was not measured.
 
-    >>> round(forgetting([[0.9, np.nan], [0.5, 0.7]]), 6)
-    0.4
+    Examples:
+        >>> round(forgetting([[0.9, np.nan], [0.5, 0.7]]), 6)
+        0.4
     """
     accuracy = _matrix(accuracy)
     if len(accuracy) == 1:

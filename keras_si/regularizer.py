@@ -39,13 +39,12 @@ class SIRegularizer(keras.regularizers.Regularizer):
     Attached by `SICallback`, its value carries no gradient: the optimizer adds
     that itself.
 
-    Example:
-
-    >>> regularizer = SIRegularizer(
-    ...     strength=0.5, importance=[2.0, 0.0], reference=[1.0, 1.0]
-    ... )
-    >>> float(regularizer(keras.ops.array([3.0, 9.0])))
-    4.0
+    Examples:
+        >>> regularizer = SIRegularizer(
+        ...     strength=0.5, importance=[2.0, 0.0], reference=[1.0, 1.0]
+        ... )
+        >>> float(regularizer(keras.ops.array([3.0, 9.0])))
+        4.0
     """
 
     def __init__(

@@ -29,7 +29,12 @@ def test_every_public_name_has_an_example():
     """Those of methods are in the docstrings of their classes."""
     for name in ("SICallback", "SIRegularizer", "OutputMask"):
         assert ">>> " in getattr(keras_si, name).__doc__, name
-    for name in ("average_accuracy", "backward_transfer", "forgetting"):
+    for name in (
+        "average_accuracy",
+        "backward_transfer",
+        "forward_transfer",
+        "forgetting",
+    ):
         assert ">>> " in getattr(keras_si.metrics, name).__doc__, name
 
 
