@@ -147,11 +147,12 @@ def _train(
                 if worker.count > 1:
                     workers.check_same(config, runner.versions(), standing)
                 if standing is not None:
-                    if standing.results is not None:
-                        return standing.results  # As they are: all is done.
-                    standing.check_environment(runner.environment())
+                    if standing.results is None:
+                        standing.check_environment(runner.environment())
                     for notice in standing.notices:
                         observer.notice(notice)
+                    if standing.results is not None:
+                        return standing.results  # As they are: all is done.
                 return runner.run(
                     dataclasses.replace(config, output=output),
                     observer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -121,6 +122,8 @@ class RunConfig:
             raise OptionError("--output", "received an empty name")
 
     def _check_methods(self) -> None:
+        if not self.methods:
+            raise OptionError("--method", "name at least one")
         for name in self.methods:
             _one_of("--method", name, METHODS)
             if self.scenario not in METHODS[name].scenarios:
@@ -189,7 +192,24 @@ class RunConfig:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in options.items()
         }
+        for name, hint in typing.get_type_hints(cls).items():
+            if name in values and not _is(values[name], hint):
+                raise OptionError(
+                    _option(name), f"received {values[name]!r}, expected {hint}"
+                )
         return cls(**values)
+
+
+def _is(value: object, hint: Any) -> bool:
+    """Tells whether a value of a configuration is what its hint says."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is(v, parts[0]) for v in value)
+    if parts:
+        return any(_is(value, part) for part in parts)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
 
 
 def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:

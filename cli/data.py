@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
+import hashlib
 import os
 import pathlib
 import re
@@ -49,6 +51,16 @@ class Data:
     num_classes: int
     train: Split
     test: Split
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """SHA-256 of all images and labels."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for array in (split.images, split.labels):
+                digest.update(repr((array.shape, array.dtype.str)).encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return f"sha256:{digest.hexdigest()}"
 
 
 def load(name: str, data_dir: Path | None = None) -> Data:

@@ -27,7 +27,8 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         RunError: If another process holds it.
     """
-    absolute = pathlib.Path(os.path.abspath(folder))
+    # Not `os.path.abspath`, which takes `..` of a link to be beside the link.
+    absolute = pathlib.Path(folder).absolute()
     path = absolute / LOCK
     descriptor = _take(path, folder)
     _held[absolute] = folder, descriptor
@@ -57,7 +58,7 @@ def check(path: Path) -> None:
     Raises:
         RunError: If the lock in the folder is not the one that is held.
     """
-    parents = pathlib.Path(os.path.abspath(path)).parents
+    parents = pathlib.Path(path).absolute().parents
     for absolute, (folder, descriptor) in _held.items():
         if absolute not in parents or not absolute.is_dir():
             continue

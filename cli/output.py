@@ -12,6 +12,8 @@ from .lock import LOCK, lock
 from .types import Path
 
 CONFIG = "config.json"
+# One of them is there once a run has begun.
+RUN = (CONFIG, "results.json", "checkpoint-0.json", "checkpoint-1.json")
 FIGURES = (".png", ".svg")
 PAGES = (".html", ".htm")
 DATE = "%Y%m%d-%H%M%S"
@@ -56,7 +58,7 @@ def held(
                     f"{output} cannot be written ({error.strerror}); name a "
                     "folder that can",
                 ) from error
-            if not (overwrite or resume):
+            if not (overwrite or (resume and _holds_run(path))):
                 _refuse_contents(path)
             yield
     except BaseException:
@@ -67,13 +69,18 @@ def held(
         raise
 
 
+def _holds_run(path: pathlib.Path) -> bool:
+    names = [entry.name for entry in path.iterdir()]
+    return any(name in RUN or name.startswith(".draft-") for name in names)
+
+
 def _refuse_contents(path: pathlib.Path) -> None:
     if all(entry.name == LOCK for entry in path.iterdir()):
         return
     raise OptionError(
         "--output",
         f"{path} is not empty; name another folder, go on with the run in it "
-        "with --resume, or replace it with --overwrite",
+        "with --resume if it holds one, or replace it with --overwrite",
     )
 
 

@@ -56,6 +56,7 @@ class Standing:
         began = self.made_with_now(environment)[0]
         now = {**environment["versions"], "device": environment["device"]}
         then = {**began["versions"], "device": began["device"]}
+        then.pop("data", None)  # Not loaded yet; what differs is refused.
         for name, value in then.items():
             # Checkpoints of schema 1 do not know the device.
             if value not in (checkpoint.UNKNOWN, now.get(name)):
@@ -130,7 +131,11 @@ def standing(folder: Path, config: RunConfig) -> Standing:
         _check_same(config, written.config, folder / results.RESULTS)
         finished = [run for run in written.runs if run.is_over]
         if found is None and _all_over(finished, config):
-            return Standing(finished, results=written)
+            return Standing(
+                finished,
+                notices=[f"{problem}; it is not used" for problem in problems],
+                results=written,
+            )
     made_with = [] if written is None else written.made_with
     if found is not None:
         _check_same(config, found.config, folder)

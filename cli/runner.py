@@ -11,6 +11,7 @@ import keras_si
 from . import benchmarks, data, devices, figures, files
 from .checkpoint import Checkpoints, Position
 from .config import RunConfig
+from .errors import OptionError
 from .method_run import MethodRun, learned_with, length
 from .methods import METHODS
 from .observer import Observer
@@ -47,7 +48,12 @@ def run(
     observer.loading(config.dataset)
     if dataset is None:
         dataset = data.load_all(config.datasets, config.data_dir)
-    made_with = standing.made_with_now(environment())
+    # What cannot be done is refused before anything is written or removed.
+    benchmarks.tasks(dataset, config, config.seed, devices.on_accelerator())
+    now = environment()
+    now_versions = {**now["versions"], "data": dataset.checksum}
+    made_with = standing.made_with_now({**now, "versions": now_versions})
+    _check_data(made_with)
     results = Results(
         config.benchmark,
         **made_with[0],
@@ -154,6 +160,19 @@ def _count_steps_done(
             else:
                 total += at.epoch * learned.steps_per_epoch
     return total
+
+
+def _check_data(made_with: Sequence[Record]) -> None:
+    """Refuses to go on with another dataset than the run was begun with."""
+    # Runs of the first keras-si do not know theirs.
+    known = {made["versions"].get("data") for made in made_with} - {None}
+    if len(known) > 1:
+        raise OptionError(
+            "--data-dir",
+            "the images or labels found are not those that the run was begun "
+            "with: their checksums differ. Go on with the same data, or name "
+            "another folder",
+        )
 
 
 def environment() -> Record:

@@ -1,5 +1,6 @@
 """What an earlier run has left, in every form, and what is told of it."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,17 +13,20 @@ from click.testing import CliRunner
 from keras_si_cli import (
     benchmarks,
     checkpoint,
+    config,
     data,
     files,
+    lock,
     main,
     method_run,
     model_state,
+    output,
     progress,
     reading,
     runner,
     startup,
 )
-from keras_si_cli.errors import RunError
+from keras_si_cli.errors import OptionError, RunError
 from keras_si_cli.resume import standing
 from test_cli_resume import Quiet, StopAt
 from test_cli_run import (
@@ -206,6 +210,22 @@ ELSEWHERE = {
 }
 
 
+def without_data(made_with):
+    """Drops the checksum of the images, which is the same throughout."""
+    checksum = few_images().checksum
+    return [
+        {
+            **made,
+            "versions": {
+                name: version
+                for name, version in made["versions"].items()
+                if (name, version) != ("data", checksum)
+            },
+        }
+        for made in made_with
+    ]
+
+
 def test_another_device_and_other_versions_are_told_and_recorded(monkeypatch):
     here = runner.environment()
     out = config_in("out", methods=("naive",))
@@ -226,11 +246,14 @@ def test_another_device_and_other_versions_are_told_and_recorded(monkeypatch):
             f"{here['device']}: its results may differ"
         ) in told
         results = reading.read("out")
-        assert results.made_with == [ELSEWHERE, here]
-        assert checkpoint.read("out")[0].made_with == [ELSEWHERE, here]
+        assert without_data(results.made_with) == [ELSEWHERE, here]
+        assert without_data(checkpoint.read("out")[0].made_with) == [
+            ELSEWHERE,
+            here,
+        ]
     # Also where the results are lost, and the checkpoint is not.
     os.remove("out/results.json")
-    assert standing("out", out).made_with == [ELSEWHERE, here]
+    assert without_data(standing("out", out).made_with) == [ELSEWHERE, here]
 
 
 def test_what_begins_anew_is_made_with_what_is_here(monkeypatch):
@@ -240,9 +263,9 @@ def test_what_begins_anew_is_made_with_what_is_here(monkeypatch):
         stop(out, 1)
     found = standing("out", out)
     found.check_environment(runner.environment())
-    assert found.made_with == [ELSEWHERE] and found.notices == []
+    assert without_data(found.made_with) == [ELSEWHERE] and found.notices == []
     results = runner.run(out, standing=found)
-    assert results.made_with == [runner.environment()]
+    assert without_data(results.made_with) == [runner.environment()]
     assert "resumed_with" not in json.loads(
         pathlib.Path("out/results.json").read_text()
     )
@@ -469,3 +492,92 @@ def test_overwriting_leaves_no_results_beside_another_configuration(
     assert not os.path.exists("out/results.json")
     assert invoke("--resume").exit_code == 0
     assert reading.read("out").runs[0].seed == 0
+
+
+# What must be known before a run goes on, or another is replaced.
+
+
+def test_other_data_is_refused():
+    """A run must not mix two datasets: its numbers would be of neither."""
+    configured = config_in("out")
+    stop(configured, 5)
+    before = pathlib.Path("out/results.json").read_bytes()
+    images = few_images()
+    other = dataclasses.replace(images, train=images.test)
+    with pytest.raises(OptionError, match="--data-dir.*checksums"):
+        runner.run(
+            configured,
+            dataset=other,
+            standing=standing("out", configured),
+        )
+    assert pathlib.Path("out/results.json").read_bytes() == before
+
+
+def test_a_damaged_configuration_of_a_finished_run_is_named():
+    configured = config_in("out", methods=("naive",), tasks=1)
+    runner.run(configured)
+    pathlib.Path("out/config.json").write_text('{"tas')
+    found = standing("out", configured)
+    assert found.results is not None
+    assert "config.json is damaged" in found.notices[0]
+
+
+def test_a_run_is_replaced_once_another_can_begin(monkeypatch):
+    def contents():
+        files_there = sorted(pathlib.Path("out").iterdir())
+        return [(path.name, path.read_bytes()) for path in files_there]
+
+    def impossible(*arguments):
+        raise OptionError("--tasks", "there are no such classes")
+
+    configured = config_in("out", methods=("naive",), tasks=1)
+    runner.run(configured)
+    before = contents()
+    monkeypatch.setattr(benchmarks, "tasks", impossible)
+    with pytest.raises(OptionError, match="no such classes"):
+        runner.run(configured)
+    assert contents() == before
+
+
+def test_resume_leaves_what_is_no_run():
+    os.mkdir("mine")
+    pathlib.Path("mine/checkpoint-0.npz").write_text("mine")
+    result = CliRunner().invoke(
+        main.main,
+        ["run", "pmnist", "--output", "mine", "--resume", "--tasks", "1"],
+    )
+    assert result.exit_code == 2
+    assert "mine is not empty" in result.output
+    assert os.listdir("mine") == ["checkpoint-0.npz"]
+
+
+def test_a_folder_is_that_of_its_link():
+    """`..` of a link is beside what it points to, and so is the lock."""
+    os.makedirs("other/folder")
+    os.symlink("other/folder", "link")
+    with output.held("link/../out"):
+        assert os.listdir("other/out") == [lock.LOCK]
+        with pytest.raises(RunError), output.held("other/out"):
+            pass
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tasks": "ten"},
+        {"tasks": 2.0},
+        {"hidden": 5},
+        {"hidden": ["20"]},
+        {"damping": "x"},
+        {"learning_rate": None},
+        {"methods": []},
+        {"methods": [["si"]]},
+        {"seeds": True},
+        {"deterministic": "no"},
+        {"data_dir": 7},
+    ],
+)
+def test_a_configuration_of_wrong_types_is_refused(wrong):
+    options = config_in("out").to_dict()
+    with pytest.raises(OptionError, match="received|name at least one"):
+        config.RunConfig.from_dict({**options, **wrong})
