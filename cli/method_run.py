@@ -113,7 +113,7 @@ class MethodRun:
         self._save(position)
 
     def _check_weights(self, epoch: int) -> None:
-        """Ends what has diverged: it must be neither saved nor consolidated."""
+        """Ends what has diverged, before it is saved or recorded."""
         # The loss need not show it: ReLU makes 0 of NaN.
         if not all(np.isfinite(w).all() for w in self.model.get_weights()):
             raise Diverged(epoch)

@@ -50,7 +50,10 @@ def check_same(
         runs = [run.to_dict() for run in standing.runs]
         at = [runs, dataclasses.asdict(standing.position), standing.newest]
     facts = {
-        "options": {n: options[n] for n in options if n not in FREE_OPTIONS},
+        "options": {
+            **{n: options[n] for n in options if n not in FREE_OPTIONS},
+            "resume": standing is not None,
+        },
         "versions": versions,
         "standing": at,
     }

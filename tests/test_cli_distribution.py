@@ -304,7 +304,7 @@ def test_workers_that_differ_are_refused(monkeypatch, tmp_path):
         ),
         ((config, {"keras": "4"}, standing), "different versions of keras-si"),
         ((config, {"keras": "3"}, other_place), "do not find the same run"),
-        ((config, {"keras": "3"}, None), "do not find the same run to go on"),
+        ((config, {"keras": "3"}, None), "given different options"),
     ]:
         with pytest.raises(OptionError, match=expected):
             workers.check_same(*differing)
