@@ -225,5 +225,10 @@ def _position(content: Record) -> Position:
     return position
 
 
+def exists(folder: pathlib.Path) -> bool:
+    """Whether there is a checkpoint in a folder, good or not."""
+    return any(_path(folder, slot, "json").exists() for slot in SLOTS)
+
+
 def _path(folder: pathlib.Path, slot: int, name: str) -> pathlib.Path:
     return folder / f"checkpoint-{slot}.{ENDINGS[name]}"

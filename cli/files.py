@@ -14,6 +14,8 @@ from .errors import RunError
 from .types import Path, Record
 
 CHECKSUM = "checksum"
+# How the names of files begin that are being written.
+DRAFT = ".draft-"
 
 
 class DamagedFile(RunError):
@@ -39,7 +41,7 @@ def write_atomically(
             another run's. The old file is as it was.
     """
     path = pathlib.Path(path)
-    draft = path.with_name(f".draft-{os.getpid()}.{path.name}")
+    draft = path.with_name(f"{DRAFT}{os.getpid()}.{path.name}")
     try:
         lock.check(path)
         with open(draft, "wb") as file:
@@ -105,7 +107,7 @@ def remove(path: Path) -> None:
 
 def remove_drafts(folder: Path) -> None:
     """Removes what runs that were killed while writing have left."""
-    for draft in pathlib.Path(folder).glob(".draft-*"):
+    for draft in pathlib.Path(folder).glob(f"{DRAFT}*"):
         remove(draft)
 
 

@@ -7,13 +7,14 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
+from . import checkpoint
 from .errors import OptionError
+from .files import DRAFT
 from .lock import LOCK, lock
 from .types import Path
 
 CONFIG = "config.json"
-# One of them is there once a run has begun.
-RUN = (CONFIG, "results.json", "checkpoint-0.json", "checkpoint-1.json")
+RESULTS = "results.json"
 FIGURES = (".png", ".svg")
 PAGES = (".html", ".htm")
 DATE = "%Y%m%d-%H%M%S"
@@ -70,8 +71,9 @@ def held(
 
 
 def _holds_run(path: pathlib.Path) -> bool:
-    names = [entry.name for entry in path.iterdir()]
-    return any(name in RUN or name.startswith(".draft-") for name in names)
+    """Whether a run has begun there, however little is left of it."""
+    begun = [path / CONFIG, path / RESULTS, *path.glob(f"{DRAFT}*")]
+    return checkpoint.exists(path) or any(file.exists() for file in begun)
 
 
 def _refuse_contents(path: pathlib.Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from . import files
 from .errors import RunError
-from .results import IMPORTANCE, RESULTS, SCHEMA, Results, Run
+from .output import RESULTS
+from .results import IMPORTANCE, SCHEMA, Results, Run
 from .types import Path, Record
 
 KEYS = {

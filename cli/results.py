@@ -13,10 +13,10 @@ import numpy as np
 from keras_si import metrics
 
 from . import files
+from .output import RESULTS
 from .types import Path, Record, Spread
 
 SCHEMA = 1
-RESULTS = "results.json"
 # What is said of a whole run; all of them properties of `Run`.
 MEASURES = (
     "final_average_accuracy",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from . import checkpoint, files
 from .config import RunConfig
 from .errors import OptionError, RunError
-from .output import CONFIG
+from .output import CONFIG, RESULTS
 from .types import Options, Path, Record
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def standing(folder: Path, config: RunConfig) -> Standing:
         OptionError: If the run there has other options.
         RunError: If it cannot be gone on.
     """
-    from . import reading, results  # Here: they import Keras.
+    from . import reading  # Here: it imports Keras.
 
     folder = pathlib.Path(folder)
     found, newest, problems = checkpoint.read(folder)
@@ -128,7 +128,7 @@ def standing(folder: Path, config: RunConfig) -> Standing:
     problems += more_problems
     finished = []
     if written is not None:
-        _check_same(config, written.config, folder / results.RESULTS)
+        _check_same(config, written.config, folder / RESULTS)
         finished = [run for run in written.runs if run.is_over]
         if found is None and _all_over(finished, config):
             return Standing(
@@ -176,7 +176,7 @@ def _read_results(
     folder: pathlib.Path,
 ) -> tuple[Results | None, list[str]]:
     """Returns the `Results` in a folder, or `None`, and a list of problems."""
-    from . import reading, results
+    from . import reading
 
     try:
         return reading.read(folder), []
@@ -185,7 +185,7 @@ def _read_results(
     except RunError as error:
         if not isinstance(error.__cause__, OSError):
             raise
-        there = (folder / results.RESULTS).exists()
+        there = (folder / RESULTS).exists()
         return None, [str(error)] if there else []
 
 

@@ -15,8 +15,8 @@ from .errors import OptionError
 from .method_run import MethodRun, learned_with, length
 from .methods import METHODS
 from .observer import Observer
-from .output import CONFIG
-from .results import RESULTS, Results, Run
+from .output import CONFIG, RESULTS
+from .results import Results, Run
 from .resume import Standing
 from .task import Task
 from .types import Record
@@ -49,7 +49,9 @@ def run(
     if dataset is None:
         dataset = data.load_all(config.datasets, config.data_dir)
     # What cannot be done is refused before anything is written or removed.
-    benchmarks.tasks(dataset, config, config.seed, devices.on_accelerator())
+    tasks = benchmarks.tasks(
+        dataset, config, config.seed, devices.on_accelerator()
+    )
     now = environment()
     now_versions = {**now["versions"], "data": dataset.checksum}
     made_with = standing.made_with_now({**now, "versions": now_versions})
@@ -76,16 +78,16 @@ def run(
         figures.write_figures(results, config.output)
     if config.deterministic and devices.on_accelerator():
         devices.be_deterministic()
+    _tell_uneven(observer, config, tasks)
+    observer.started(config, _count_steps(config, tasks))
+    observer.resumed(_count_steps_done(config, tasks, standing))
     previous_policy = keras.config.dtype_policy()
     try:
         for seed in range(config.seed, config.seed + config.seeds):
-            tasks = benchmarks.tasks(
-                dataset, config, seed, devices.on_accelerator()
-            )
-            if seed == config.seed:
-                _tell_uneven(observer, config, tasks)
-                observer.started(config, _count_steps(config, tasks))
-                observer.resumed(_count_steps_done(config, tasks, standing))
+            if seed > config.seed:
+                tasks = benchmarks.tasks(
+                    dataset, config, seed, devices.on_accelerator()
+                )
             for method in config.methods:
                 run_ = results.find(method, seed)
                 if run_ is None:
