@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from .markup import Markup, element, join
+from .markup import Markup, element, join, scrolling
 
 # Longer ones, as those of paths, may be broken, after a mark if there is one.
 LONGEST_WORD = 16
@@ -61,8 +61,7 @@ def table(
         ),
     )
     body = [element("tr", *map(_element, row)) for row in cells]
-    return element(
-        "div",
+    return scrolling(
         element(
             "table",
             element("caption", element("span", caption), id=name),
@@ -70,10 +69,6 @@ def table(
             element("tbody", *body),
             style=f"--characters: {_characters(columns, cells)}",
         ),
-        class_="scroll",
-        role="region",
-        # So that it can be scrolled with keys.
-        tabindex="0",
         aria_labelledby=name,
     )
 

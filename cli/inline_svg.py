@@ -12,7 +12,7 @@ from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from .markup import Markup, element, possible
+from .markup import Markup, element, possible, scrolling
 
 # Colours that stand for those of the page, which are put in their place.
 INK, GRID, SERIES = "#fe0100", "#fe0200", "#fe03"
@@ -57,12 +57,8 @@ def framed(
     """
     return element(
         "figure",
-        element(
-            "div",
+        scrolling(
             inline_svg(draw, style, name, title, description),
-            class_="scroll",
-            role="region",
-            tabindex="0",
             aria_label=f"Figure: {title}",
         ),
         element("figcaption", title),

@@ -35,6 +35,18 @@ def element(name: str, /, *content: object, **attributes: object) -> Markup:
     return Markup(f"<{name}{told}>{join(*content)}</{name}>")
 
 
+def scrolling(content: Markup, **label: str) -> Markup:
+    """Returns content in a frame that scrolls by itself, with keys too.
+
+    Args:
+        content: What is in it.
+        label: `aria_label` or `aria_labelledby`.
+    """
+    return element(
+        "div", content, class_="scroll", role="region", tabindex="0", **label
+    )
+
+
 def join(*content: object) -> Markup:
     """Returns elements and text one after the other, as `Markup`."""
     return Markup(

@@ -131,3 +131,19 @@ def worker_environments(count):
         task = {"type": "worker", "index": index}
         config = {"cluster": {"worker": workers}, "task": task}
         yield {"TF_CONFIG": json.dumps(config)}
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path):
+    """Calls the command line in an empty folder; no backend may start."""
+    # Here: the library's tests run where there is no command line.
+    from click.testing import CliRunner
+    from keras_si_cli import main, startup
+
+    monkeypatch.chdir(tmp_path)
+
+    def too_early(**_):
+        raise SystemError("TensorFlow was started")
+
+    monkeypatch.setattr(startup, "import_quietly", too_early)
+    return lambda *args: CliRunner().invoke(main.main, args)

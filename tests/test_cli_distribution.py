@@ -11,17 +11,14 @@ import distributed_run
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from conftest import only_on, start, worker_environments
 from keras_si_cli import (
     benchmarks,
     checkpoint,
     devices,
     distribution,
-    main,
     resume,
     runner,
-    startup,
     workers,
 )
 from keras_si_cli.errors import OptionError, RunError
@@ -160,18 +157,6 @@ def test_determinism_is_asked_of_jax_before_it_starts():
 
 
 # Refusals.
-
-
-@pytest.fixture
-def cli(monkeypatch, tmp_path):
-    """Calls the command line in an empty folder; no backend may start."""
-    monkeypatch.chdir(tmp_path)
-
-    def too_early(**_):
-        raise SystemError("the backend was started")
-
-    monkeypatch.setattr(startup, "import_quietly", too_early)
-    return lambda *args: CliRunner().invoke(main.main, args)
 
 
 def assert_refused(result, expected):

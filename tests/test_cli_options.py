@@ -6,21 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
-from keras_si_cli import config, main, methods, output, presets, startup
+from keras_si_cli import config, methods, output, presets
 from keras_si_cli.errors import OptionError
-
-
-@pytest.fixture
-def cli(monkeypatch, tmp_path):
-    """Calls the command line in an empty folder; TensorFlow may not start."""
-    monkeypatch.chdir(tmp_path)
-
-    def too_early(**_):
-        raise SystemError("TensorFlow was started")
-
-    monkeypatch.setattr(startup, "import_quietly", too_early)
-    return lambda *args: CliRunner().invoke(main.main, args)
 
 
 @pytest.mark.parametrize(
