@@ -156,6 +156,21 @@ class Checkpoints:
                 files.remove(_path(self._folder, slot, name))
 
 
+class NoCheckpoints(Checkpoints):
+    """Those of a run that nobody will go on with: none are written."""
+
+    def save(
+        self,
+        runs: list[Record],
+        position: Position,
+        variables: Sequence[npt.ArrayLike],
+    ) -> None:
+        pass
+
+    def _write(self, runs: list[Record], position: Position) -> None:
+        pass
+
+
 def read(folder: Path) -> tuple[Checkpoint | None, Newest, list[str]]:
     """Reads the newest good checkpoint of a folder.
 

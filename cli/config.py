@@ -21,6 +21,8 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 LARGEST = 2**31 - 1
 # keras.utils.set_random_seed takes 32 bits.
 MAX_SEED = 2**32 - 1
+# Images of MNIST's size take 60 times their memory then.
+MAX_PADDING = 100
 # What TFDS can find: name, then /configuration and :version if they matter.
 DATASET = re.compile(
     r"[a-z][a-z0-9_]*(/[A-Za-z0-9_+.-]+)?"
@@ -64,6 +66,7 @@ class RunConfig:
         deterministic: Whether an accelerator must give the same results run
             after run, too. CPUs always do.
         distribute: How it is spread over devices, in `DISTRIBUTIONS`.
+        padding: Pixels of value 0 added on each side of the images.
     """
 
     benchmark: str
@@ -89,6 +92,7 @@ class RunConfig:
     output: str
     deterministic: bool = False
     distribute: str = "none"
+    padding: int = 0
 
     def __post_init__(self) -> None:
         _one_of("benchmark", self.benchmark, BENCHMARKS)
@@ -108,6 +112,12 @@ class RunConfig:
             raise OptionError("--hidden", "name at least one layer, as in 100")
         for units in self.hidden:
             _at_least_one("--hidden", units)
+        if not 0 <= self.padding <= MAX_PADDING:
+            raise OptionError(
+                "--padding",
+                f"received {self.padding}, expected a whole number from 0 to "
+                f"{MAX_PADDING}",
+            )
         _number("--learning-rate", self.learning_rate, above_zero=True)
         _number("--strength", self.strength, above_zero=False)
         _number("--damping", self.damping, above_zero=True)

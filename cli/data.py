@@ -52,6 +52,17 @@ class Data:
     train: Split
     test: Split
 
+    def padded(self, count: int) -> Data:
+        """Returns the data with `count` pixels of 0 around each image."""
+        if count == 0:
+            return self
+        around = ((0, 0), (count, count), (count, count), (0, 0))
+        train, test = (
+            Split(np.pad(split.images, around), split.labels)
+            for split in (self.train, self.test)
+        )
+        return dataclasses.replace(self, train=train, test=test)
+
     @functools.cached_property
     def checksum(self) -> str:
         """SHA-256 of all images and labels."""

@@ -163,6 +163,12 @@ def _protocol(benchmark: str) -> list[Option]:
     return [
         *options,
         click.option("--tasks", type=int, help="Number of tasks."),
+        click.option(
+            "--padding",
+            type=int,
+            metavar="PIXELS",
+            help="Add so many black pixels on each side of the images.",
+        ),
         click.option("--epochs", type=int, help="Epochs for each task."),
         click.option(
             "--steps", type=int, help="Training steps a task, not epochs."

@@ -10,8 +10,7 @@ VAN_DE_VEN = "van de Ven & Tolias 2018"
 # The strengths of the paper's own runs were not at hand.
 VAN_DE_VEN_STRENGTH = (
     "xi and c are the defaults of the authors' later code (van de Ven, "
-    "Tuytelaars & Tolias 2022), whose SI takes the gradient of the total loss; "
-    "images are not padded"
+    "Tuytelaars & Tolias 2022), whose SI takes the gradient of the total loss"
 )
 
 SCENARIOS = {
@@ -108,12 +107,13 @@ PMNIST = Benchmark(
         ),
         "vandeven": Preset(
             source=(
-                f"{VAN_DE_VEN}, permuted MNIST, domain-incremental: 2x1000 "
-                "ReLU, Adam 1e-4, batch 128, 5000 steps a task; "
-                + VAN_DE_VEN_STRENGTH
+                f"{VAN_DE_VEN}, permuted MNIST, domain-incremental: images "
+                "padded to 32x32, 2x1000 ReLU, Adam 1e-4, batch 128, 5000 "
+                "steps a task; " + VAN_DE_VEN_STRENGTH
             ),
             values={
                 "tasks": 10,
+                "padding": 2,
                 "steps": 5000,
                 "batch_size": 128,
                 "hidden": (1000, 1000),

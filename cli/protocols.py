@@ -21,11 +21,13 @@ BEFORE: Options = {
     "reset_optimizer": False,
     "output_weights": "glorot",
     "precision": "float32",
+    "padding": 0,
 }
 # What makes the protocol.
 PROTOCOL = (
     "scenario",
     "dataset",
+    "padding",
     "tasks",
     "epochs",
     "steps",

@@ -9,7 +9,7 @@ import keras
 import keras_si
 
 from . import benchmarks, data, devices, figures, files
-from .checkpoint import Checkpoints, Position
+from .checkpoint import Checkpoints, NoCheckpoints, Position
 from .config import RunConfig
 from .errors import OptionError
 from .method_run import MethodRun, learned_with, length
@@ -27,6 +27,7 @@ def run(
     observer: Observer | None = None,
     dataset: data.Data | None = None,
     standing: Standing | None = None,
+    resumable: bool = True,
 ) -> Results:
     """Runs every method with every seed, on the same tasks.
 
@@ -39,6 +40,7 @@ def run(
         observer: An `Observer`, or `None`.
         dataset: The `data.Data` to use, or `None`: the configured dataset.
         standing: The `Standing` to go on from, or `None`: the beginning.
+        resumable: Whether to write checkpoints.
 
     Returns:
         The `Results`, which are also in the output folder.
@@ -48,12 +50,14 @@ def run(
     observer.loading(config.dataset)
     if dataset is None:
         dataset = data.load_all(config.datasets, config.data_dir)
+    checksum = dataset.checksum
+    dataset = dataset.padded(config.padding)
     # What cannot be done is refused before anything is written or removed.
     tasks = benchmarks.tasks(
         dataset, config, config.seed, devices.on_accelerator()
     )
     now = environment()
-    now_versions = {**now["versions"], "data": dataset.checksum}
+    now_versions = {**now["versions"], "data": checksum}
     made_with = standing.made_with_now({**now, "versions": now_versions})
     _check_data(made_with)
     results = Results(
@@ -63,7 +67,7 @@ def run(
         runs=standing.runs,
         resumed_with=made_with[1:],
     )
-    checkpoints = Checkpoints(
+    checkpoints = (Checkpoints if resumable else NoCheckpoints)(
         config.output, config.to_dict(), made_with, standing.newest
     )
     files.remove_drafts(config.output)

@@ -71,8 +71,16 @@ class Search:
 
     def _check_protocol(self) -> None:
         path = self.folder / SEARCH
+        fields = dataclasses.fields(next(iter(self.grid.values())))
+        defaults = {
+            field.name: field.default
+            for field in fields
+            if field.default is not dataclasses.MISSING
+        }
         try:
             found = files.read_json(path)["protocol"]
+            # Options that there were not yet had their defaults.
+            found = {**defaults, **found}
             different = sorted(
                 name
                 for name in {*found, *self.protocol}
@@ -198,7 +206,9 @@ def held_out(config: RunConfig) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, output=folder)
         dataset = _held_out_data(config.datasets, config.data_dir)
-        record = runner.run(config, dataset=dataset).to_dict()
+        # A point that was interrupted is run again, in another folder.
+        results = runner.run(config, dataset=dataset, resumable=False)
+        record = results.to_dict()
     # The folder was nobody's, and is gone.
     record["config"]["output"] = ""
     return record

@@ -46,6 +46,21 @@ def test_task_0_is_the_identity_and_the_others_are_permutations():
         np.testing.assert_array_equal(np.sort(permutation), np.arange(784))
 
 
+def test_padding_puts_black_pixels_around_every_image(tiny):
+    padded = tiny.padded(1)
+    assert padded.train.images.shape == (10, 4, 4, 1)
+    assert padded.test.images.shape == (7, 4, 4, 1)
+    assert padded.train.images.dtype == np.uint8
+    assert padded.train.images[2, :, :, 0].tolist() == [
+        [0, 0, 0, 0],
+        [0, 8, 9, 0],
+        [0, 10, 11, 0],
+        [0, 0, 0, 0],
+    ]
+    np.testing.assert_array_equal(padded.train.labels, LABELS)
+    assert tiny.padded(0) is tiny
+
+
 def test_a_permutation_depends_on_seed_and_task_alone():
     one = benchmarks.pixel_permutation(5, 1, 784)
     np.random.seed(0)  # Global random state has no say.

@@ -21,6 +21,8 @@ from keras_si_cli.errors import OptionError
         ("--seeds 0", "--seeds: received 0"),
         ("--tasks many", "'many' is not a valid integer"),
         ("--hidden 0", "--hidden: received 0"),
+        ("--padding -1", "--padding: received -1"),
+        ("--padding 101", "--padding: received 101"),
         ("--hidden 10,-1", "--hidden: received -1"),
         ("--hidden 10;10", "--hidden: received '10;10', expected the units"),
         ("--hidden ,", "--hidden: received ','"),
@@ -132,13 +134,13 @@ def test_the_protocols_of_van_de_ven_and_tolias():
     permuted = resolved("pmnist", "vandeven")
     assert (permuted.steps, permuted.epochs) == (5000, None)
     assert (permuted.hidden, permuted.batch_size) == ((1000, 1000), 128)
-    assert permuted.learning_rate == 1e-4
+    assert (permuted.learning_rate, permuted.padding) == (1e-4, 2)
     strengths = {}
     for scenario in ("task", "domain", "class"):
         split = resolved("smnist", "vandeven", scenario=scenario)
         assert (split.steps, split.epochs) == (2000, None)
         assert (split.hidden, split.batch_size) == ((400, 400), 128)
-        assert not split.reset_optimizer
+        assert not split.reset_optimizer and split.padding == 0
         strengths[scenario] = split.strength
     assert strengths == {"task": 10.0, "domain": 50000.0, "class": 5000.0}
 

@@ -12,6 +12,8 @@ COMMANDS = (
     "run pmnist",
     "run pmnist --preset paper --tasks 3 --epochs 7 --seed 4 --seeds 2",
     "run pmnist --preset vandeven --epochs 2 --dataset fashion_mnist:3.0.1",
+    "run pmnist --preset vandeven --padding 0 --batch-size 256",
+    "run pmnist --padding 3",
     "run pmnist --steps 50 --hidden 7,8,9 --learning-rate 1e-07 --jit",
     "run pmnist --reset-optimizer --output-weights zeros --no-jit --data-dir .",
     "run smnist --keep-optimizer --precision mixed_bfloat16 --deterministic",

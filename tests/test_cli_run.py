@@ -213,6 +213,44 @@ def test_a_run_can_be_repeated():
     assert not np.array_equal(one.runs[0].accuracy, other.runs[0].accuracy)
 
 
+def test_a_padded_run_has_the_net_and_the_permutations_of_larger_images(
+    monkeypatch,
+):
+    make_short(monkeypatch)
+    seen = []
+    build = models.build
+
+    def watched(config, image_shape, *args, **options):
+        seen.append(image_shape)
+        return build(config, image_shape, *args, **options)
+
+    monkeypatch.setattr(models, "build", watched)
+    padded = runner.run(make_config(padding=2))
+    plain = runner.run(make_config())
+    assert seen == [(10, 10, 1), (6, 6, 1)]
+    assert (padded.runs[0].accuracy != plain.runs[0].accuracy).any()
+    # It is the same data.
+    assert padded.versions["data"] == plain.versions["data"]
+
+
+def test_a_run_that_nobody_goes_on_with_writes_no_checkpoint(monkeypatch):
+    make_short(monkeypatch)
+    there = {True: set(), False: set()}
+    for resumable in there:
+
+        class Looking(Observer):
+            def task_ended(self, *args, resumable=resumable):
+                there[resumable] |= {path.name for path in _checkpoints()}
+
+        runner.run(make_config(), Looking(), resumable=resumable)
+    assert there[False] == set()
+    assert "checkpoint-0.json" in there[True]
+
+
+def _checkpoints():
+    return pathlib.Path.cwd().glob("checkpoint-*")
+
+
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_bytes_to_an_accelerator_give_the_same_run(monkeypatch, precision):
     """What is made of the bytes is the same, wherever it is made."""

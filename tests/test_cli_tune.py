@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from keras_si_cli import (
     data,
     engines,
+    files,
     grid,
     main,
     options,
@@ -258,6 +259,19 @@ def test_a_search_with_another_protocol_is_not_gone_on_with(asked):
     assert len(asked) == 4
 
 
+def test_a_search_of_before_there_was_an_option_goes_on(asked):
+    assert invoke(*GRID, "--output", "search").exit_code == 0
+    path = pathlib.Path("search/search.json")
+    record = files.read_json(path)
+    del record["protocol"]["padding"]
+    files.write_json(path, record)
+    assert invoke(*GRID, "--output", "search").exit_code == 0
+    assert len(asked) == 4
+    result = invoke(*GRID, "--output", "search", "--padding", "2")
+    assert result.exit_code == 2
+    assert "(padding 0, now 2)" in result.stderr
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"protocol": 3}'])
 def test_a_damaged_search_is_refused(asked, text):
     os.mkdir("search")
@@ -320,8 +334,9 @@ def test_the_test_set_is_not_looked_at(monkeypatch, tmp_path):
 
     given = []
 
-    def run(config, dataset):
+    def run(config, dataset, resumable):
         given.append((config, dataset))
+        assert not resumable
         return results.Results("smnist", {}, "", config.to_dict(), [])
 
     monkeypatch.setattr(data, "load", load)
