@@ -98,24 +98,36 @@ def compile_classifier(
         outputs_by_task: For batches that mix tasks whose outputs must not be
             compared: the outputs of each task, a list of tuples.
     """
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    accuracy: Any = "accuracy"
     if outputs_by_task is not None:
         loss = _within_tasks(loss, outputs_by_task)
+        accuracy = keras.metrics.MeanMetricWrapper(
+            _within_tasks(
+                keras.metrics.sparse_categorical_accuracy, outputs_by_task
+            ),
+            name="accuracy",
+        )
     model.compile(
         optimizer=keras.optimizers.Adam(config.learning_rate),
         loss=loss,
-        metrics=["accuracy"],
+        metrics=[accuracy],
         jit_compile=config.jit,
     )
     return model
 
 
 def _within_tasks(
-    loss: keras.losses.Loss, outputs_by_task: Sequence[tuple[int, ...]]
+    judge: Callable[[Any, Any], Any],
+    outputs_by_task: Sequence[tuple[int, ...]],
 ) -> Callable[[Any, Any], Any]:
-    """Each example's softmax runs over the outputs of its own task.
+    """Each example is judged by the outputs of its own task alone.
 
     The label says which: no two tasks share an output.
+
+    Args:
+        judge: A loss or a metric of labels and logits.
+        outputs_by_task: The outputs of each task.
     """
     count = max(map(max, outputs_by_task)) + 1
     same_task = np.zeros((count, count), "bool")
@@ -124,12 +136,12 @@ def _within_tasks(
             same_task[label, list(outputs)] = True
     mask = OutputMask(dtype="float32")
 
-    def masked_loss(labels: Any, logits: Any) -> Any:
+    def judge_masked(labels: Any, logits: Any) -> Any:
         labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
         active = keras.ops.take(same_task, labels, axis=0)
-        return loss(labels, mask(logits, active=active))
+        return judge(labels, mask(logits, active=active))
 
-    return masked_loss
+    return judge_masked
 
 
 def reset_optimizer(model: keras.Model) -> None:

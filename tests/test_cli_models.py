@@ -110,6 +110,20 @@ def test_mixed_tasks_are_compared_within_each_task_alone():
     )
 
 
+def test_the_accuracy_of_mixed_tasks_is_that_within_each_task():
+    """It is what the display shows while `joint` trains."""
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Identity()])
+    options = types.SimpleNamespace(learning_rate=0.01, jit=False)
+    models.compile_classifier(net, options, [(0, 1), (2, 3)])
+    # The largest logit is another task's, but for the last example.
+    logits = [[0, 3, 9, 8], [3, 0, 8, 9], [9, 8, 0, 3], [0, 1, 9, 8]]
+    labels = np.array([1, 1, 3, 2])
+    logs = net.evaluate(
+        np.array(logits, "float32"), labels, verbose=0, return_dict=True
+    )
+    assert logs["accuracy"] == 0.75
+
+
 def small_model(callbacks):
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     options = types.SimpleNamespace(learning_rate=0.01, jit=False)
