@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pathlib
 import pkgutil
 
@@ -51,3 +52,44 @@ def test_examples_in_pages(page):
     document = sybil.Sybil(parsers).parse(page)
     for example in document.examples():
         example.evaluate()
+
+
+def test_the_page_of_the_command_line_has_all_of_its_help(monkeypatch):
+    """docs/hooks.py writes it into what mkdocs-click takes for Markdown."""
+    pytest.importorskip("click")
+    from keras_si_cli.main import main
+
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+
+    def walk(command):
+        yield command
+        for part in getattr(command, "commands", {}).values():
+            yield from walk(part)
+
+    commands = {command.name: command for command in walk(main)}
+    assert {"main", "tune", "pmnist", "resume"} <= set(commands)
+    for command in walk(main):
+        monkeypatch.setattr(command, "help", command.help)
+    hooks.on_startup(command="build", dirty=False)
+    for command in walk(main):
+        lines = [line.strip() for line in command.help.splitlines()]
+        for line in command.epilog.strip().splitlines():
+            line = line.strip()
+            assert line in lines or f"**{line}**" in lines
+    assert commands["resume"].help.endswith("""
+**Example:**
+
+```text
+keras-si resume runs/pmnist-20250131-120000
+```
+
+**Exit codes:**
+
+```text
+0    All is done.
+1    The work failed, or a method diverged; what was finished is kept.
+2    An option or an argument is not right; nothing was started.
+130  Ctrl-C.
+```""")
