@@ -45,8 +45,6 @@ si = SICallback(strength=3.0)
 for x, y in tasks:
     board = keras.callbacks.TensorBoard(log_dir)
     model.fit(x, y, batch_size=100, epochs=10, callbacks=[si, board], verbose=0)
-# The last task is consolidated, and so written, when it is first asked for.
-si.get_importance()
 
 print(f"tensorboard --logdir {log_dir}")
 everything = {"tensors": 0}  # by default it keeps a sample of 10

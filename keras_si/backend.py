@@ -235,7 +235,24 @@ def forget_initial_epoch(model: keras.Model) -> None:
 
 
 def callbacks_of_this_fit() -> list[keras.callbacks.Callback]:
-    """Returns all callbacks of the `fit` which calls a callback's hook now.
+    """Returns all callbacks of the `fit` which calls a callback's hook now."""
+    found = _list_of_this_fit()
+    return [] if found is None else list(found.callbacks)
+
+
+def call_last_in_this_fit(callback: keras.callbacks.Callback) -> None:
+    """Has a callback called after all others of this `fit`.
+
+    The list is the `fit`'s own, not the one that the user has given.
+    """
+    found = _list_of_this_fit()
+    # A user's own `CallbackList` serves many fits.
+    if found is not None and callback not in found.callbacks:
+        found.callbacks.append(callback)
+
+
+def _list_of_this_fit() -> keras.callbacks.CallbackList | None:
+    """Returns what calls a callback's hook now.
 
     Keras tells no callback of the others. What calls its hooks is public, a
     `keras.callbacks.CallbackList`, and is found among the callers.
@@ -244,9 +261,9 @@ def callbacks_of_this_fit() -> list[keras.callbacks.Callback]:
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, keras.callbacks.CallbackList):
-            return list(caller.callbacks)
+            return caller
         frame = frame.f_back
-    return []
+    return None
 
 
 def build_before_first_step(

@@ -56,8 +56,7 @@ class SICallback(keras.callbacks.Callback):
 
     Logs: each epoch's logs gain `si_penalty`, the mean penalty; `loss` holds
     it, so that `loss - si_penalty` is the loss of the task alone. A
-    `keras.callbacks.TensorBoard` in the same `fit` is written to as well; the
-    importance after the last task when it is next asked for.
+    `keras.callbacks.TensorBoard` in the same `fit` is written to as well.
 
     Examples:
         >>> x = keras.random.normal((64, 3), seed=0)
@@ -240,6 +239,7 @@ class SICallback(keras.callbacks.Callback):
             # is loaded meanwhile may be from before the end.
             self._state.due.assign(1)
             self._ended = weakref.ref(self.model)
+            self._log.write_due_when_fit_has_ended(self._state, self._damping)
 
     # Attaching.
 

@@ -1,16 +1,23 @@
 """What TensorBoard shows of SI, where a user's own callback for it runs."""
 
 import contextlib
+import functools
 import os
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_si import backend
+from keras_si import importance as si
 from keras_si.state import SIState
+from keras_si.types import Logs
+
+# Mean and maximum of each layer, by its path.
+Layers: TypeAlias = dict[str, tuple[float, float]]
 
 
 class SILog:
@@ -20,20 +27,25 @@ class SILog:
     as the step, over all fits and saved with the model:
 
     * `si_penalty`, at the end of each epoch: its mean penalty.
-    * `importance_mean/PATH` and `importance_max/PATH` for each tracked
-      variable, and the histogram `importance/PATH`: at each consolidation;
-      where that happens within an epoch (every N steps), at the epoch's end,
-      of the last one.
+    * `importance_mean/LAYER` and `importance_max/LAYER`, over all tracked
+      variables of a layer, and the histogram `importance/PATH` of each
+      variable: at each consolidation; where that happens within an epoch
+      (every N steps), at the epoch's end, of the last one.
 
-    A consolidation that is due when `fit` ends is written when it is carried
-    out: by the next `fit`, a `get_*` call or `consolidate()`. Without such a
-    callback nothing is read, computed or imported.
+    A consolidation that is due when `fit` ends still waits, but what it comes
+    to is written then, when all other callbacks have done their work; and
+    once more when it is carried out, if the weights were changed in between.
+    Without a TensorBoard callback nothing is read, computed or imported.
     """
 
     def __init__(self) -> None:
         self._folder: str | None = None
         self._writer: Any = None
+        # Of which state, and at which step.
         self._written: tuple[weakref.ref[SIState], int] | None = None
+        # What was written of a consolidation that is not carried out yet.
+        self._foretold: Layers | None = None
+        self._last = _Last()
 
     def look_for_tensorboard(self) -> None:
         """Follows the TensorBoard callback of the `fit` that begins, if any."""
@@ -46,6 +58,9 @@ class SILog:
             if self._writer is not None:
                 self._writer.close()
             self._folder, self._writer, self._written = folder, None, None
+        if self._folder is not None:
+            self._last.do = None  # left by a `fit` that did not end
+            backend.call_last_in_this_fit(self._last)
 
     def write_epoch(self, state: SIState) -> None:
         """Writes the epoch's mean penalty, and importance if it is new."""
@@ -62,20 +77,55 @@ class SILog:
         if self._folder is None:
             return
         step = _int(state.all_steps) - _int(state.steps)
-        # 0: nothing has been consolidated yet.
-        if step == 0 or self._written == (weakref.ref(state), step):
-            return
-        self._written = weakref.ref(state), step
-        with self._recording() as summary:
-            for variable, importance in zip(
-                state.variables, state.importances, strict=True
+        if step == 0:
+            return  # Nothing has been consolidated yet.
+        if self._written == (weakref.ref(state), step):
+            foretold, self._foretold = self._foretold, None
+            if foretold is None or foretold == _layers(
+                state, map(ops.convert_to_numpy, state.importances)
             ):
-                path = variable.path
-                values = ops.convert_to_numpy(importance)
-                mean = values.mean(dtype="float64")
-                summary.scalar(f"importance_mean/{path}", mean, step)
-                summary.scalar(f"importance_max/{path}", values.max(), step)
-                summary.histogram(f"importance/{path}", values, step)
+                return
+        self._write(state, state.importances, step)
+
+    def write_due_when_fit_has_ended(
+        self, state: SIState, damping: float
+    ) -> None:
+        """Writes what the importance is to be, after all other callbacks.
+
+        They may still restore weights. The state is only read.
+        """
+        if self._folder is not None:
+            self._last.do = functools.partial(self._write_due, state, damping)
+
+    def _write_due(self, state: SIState, damping: float) -> None:
+        step = _int(state.all_steps)
+        if step == 0 or state.nonfinite_weights():
+            return  # There is nothing, or it will be refused.
+        importances = [
+            si.consolidate(
+                state.importances[slot],
+                state.path_integrals[slot],
+                state.weights(slot),
+                state.references[slot],
+                damping,
+            )
+            for slot in range(len(state.variables))
+        ]
+        self._foretold = self._write(state, importances, step)
+
+    def _write(
+        self, state: SIState, importances: Iterable[Any], step: int
+    ) -> Layers:
+        self._written, self._foretold = (weakref.ref(state), step), None
+        arrays = [ops.convert_to_numpy(each) for each in importances]
+        layers = _layers(state, arrays)
+        with self._recording() as summary:
+            for layer, (mean, greatest) in layers.items():
+                summary.scalar(f"importance_mean/{layer}", mean, step)
+                summary.scalar(f"importance_max/{layer}", greatest, step)
+            for variable, array in zip(state.variables, arrays, strict=True):
+                summary.histogram(f"importance/{variable.path}", array, step)
+        return layers
 
     @contextlib.contextmanager
     def _recording(self) -> Iterator[Any]:
@@ -88,6 +138,37 @@ class SILog:
         with self._writer.as_default(), summary.record_if(True):
             yield summary
         self._writer.flush()
+
+
+class _Last(keras.callbacks.Callback):
+    """Stands behind all other callbacks, and does what they must not miss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.do: Callable[[], None] | None = None
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        do, self.do = self.do, None
+        if do is not None:
+            do()
+
+
+def _layers(state: SIState, arrays: Iterable[np.ndarray]) -> Layers:
+    """Returns mean and maximum over all elements of each layer."""
+    totals: dict[str, tuple[float, int, float]] = {}
+    for variable, array in zip(state.variables, arrays, strict=True):
+        layer = variable.path.rpartition("/")[0] or variable.path
+        total, count, greatest = totals.get(layer, (0.0, 0, -np.inf))
+        totals[layer] = (
+            # In float64: a sum of many small numbers.
+            total + float(array.sum(dtype="float64")),
+            count + array.size,
+            max(greatest, float(array.max())),
+        )
+    return {
+        layer: (total / count, greatest)
+        for layer, (total, count, greatest) in totals.items()
+    }
 
 
 def _int(variable: keras.Variable) -> int:

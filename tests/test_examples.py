@@ -87,15 +87,16 @@ def test_save_and_go_on():
 
 def test_log_to_tensorboard():
     (printed,) = run("log_to_tensorboard.py")
-    paths = ["head/bias", "head/kernel", "hidden/bias", "hidden/kernel"]
+    layers = ["head", "hidden"]
     found = re.findall(r"^(\S+): (\d+ values|histograms at .*])", printed, re.M)
     assert dict(found) == {
         **{
-            f"importance/net/{path}": "histograms at steps [200, 400]"
-            for path in paths
+            f"importance/net/{layer}/{name}": "histograms at steps [200, 400]"
+            for layer in layers
+            for name in ("bias", "kernel")
         },
-        **{f"importance_mean/net/{path}": "2 values" for path in paths},
-        **{f"importance_max/net/{path}": "2 values" for path in paths},
+        **{f"importance_mean/net/{layer}": "2 values" for layer in layers},
+        **{f"importance_max/net/{layer}": "2 values" for layer in layers},
         "si_penalty": "20 values",
     }
 

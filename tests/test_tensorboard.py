@@ -52,12 +52,19 @@ def importance_steps(folder):
 
 def assert_importance(found, index, importance):
     """Compares what was written with what the callback itself returns."""
+    layers = collections.defaultdict(list)
     for path, values in importance.items():
-        mean = sum(float(v) for v in values.ravel()) / values.size
-        greatest = max(float(v) for v in values.ravel())
-        logged = found[f"importance_mean/{path}"][index][1]
+        layers[path[: path.rindex("/")]] += values.ravel().tolist()
+    assert {tag for tag in found if tag != "si_penalty"} == {
+        *(f"importance_{what}/{n}" for n in layers for what in ("mean", "max")),
+        *(f"importance/{path}" for path in importance),
+    }
+    for name, elements in layers.items():
+        mean = sum(elements) / len(elements)
+        logged = found[f"importance_mean/{name}"][index][1]
         np.testing.assert_allclose(logged, mean, rtol=1e-6)
-        assert found[f"importance_max/{path}"][index][1] == greatest
+        assert found[f"importance_max/{name}"][index][1] == max(elements)
+    for path, values in importance.items():
         # A row for each bucket: its left end, its right end, its count.
         buckets = found[f"importance/{path}"][index][1]
         counts, edges = np.histogram(values, bins=30)
@@ -77,15 +84,16 @@ def test_penalty_and_importance(tmp_path, si_first):
     model = compile_model(make_model())
     first, second = make_tasks(2)
     penalties = fit(model, first, *callbacks).history["si_penalty"]
-    assert importance_steps(tmp_path / "si") == []  # due, not carried out
+    # Still due; what it comes to is known, and is not written again.
+    assert int(model.optimizer.state.due) == 1
+    assert importance_steps(tmp_path / "si") == [6]
     after_first = si.get_importance()
     penalties += fit(model, second, *callbacks).history["si_penalty"]
-    assert importance_steps(tmp_path / "si") == [6]
+    assert importance_steps(tmp_path / "si") == [6, 12]
     after_second = si.get_importance()
     si.get_importance()
     found = events(tmp_path / "si")
     assert importance_steps(tmp_path / "si") == [6, 12]
-    assert len(found) == 1 + 3 * len(model.trainable_variables)
     assert_importance(found, 0, after_first)
     assert_importance(found, 1, after_second)
     assert steps_of(found, "si_penalty") == [3, 6, 9, 12]
@@ -120,6 +128,68 @@ def test_every_way_to_consolidate(tmp_path, consolidate, during, after):
         assert_importance(events(tmp_path / "si"), -1, importance)
 
 
+class SetWeights(keras.callbacks.Callback):
+    """Changes the weights when the fit ends, as `EarlyStopping` may."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = weights
+
+    def on_train_end(self, logs=None):
+        self.model.set_weights(self.weights)
+
+
+@with_tensorboard
+def test_what_is_due_counts_with_the_weights_that_others_leave(tmp_path):
+    """Back where it began, a weight is as important as omega over xi."""
+    model = small_model()
+    began = model.get_weights()
+    # A list of the user's own serves many fits.
+    given = [SICallback(damping=0.5), keras.callbacks.TensorBoard(tmp_path)]
+    callbacks = keras.callbacks.CallbackList(
+        [*given, SetWeights(began)], add_history=True, model=model
+    )
+    x, y = make_tasks(1)[0]
+    model.fit(x, y, batch_size=8, epochs=2, callbacks=callbacks)
+    kernel, bias = (
+        np.maximum(np.array(omega), 0) / 0.5
+        for omega in model.optimizer.state.path_integrals
+    )
+    found = events(tmp_path / "si")
+    ((step, greatest),) = found["importance_max/sequential/dense_0"]
+    assert (step, greatest) == (6, max(kernel.max(), bias.max()))
+    ((_, mean),) = found["importance_mean/sequential/dense_0"]
+    np.testing.assert_allclose(
+        mean, (kernel.sum() + bias.sum()) / (18 + 3), rtol=1e-6
+    )
+    # Changed by the user, before it is carried out: what was written is not
+    # what comes of it.
+    model.set_weights([array + 1 for array in began])
+    importance = given[0].get_importance()
+    assert importance_steps(tmp_path / "si") == [6, 6]
+    assert_importance(events(tmp_path / "si"), -1, importance)
+    callbacks.set_model(model)  # Keras's TensorBoard wants it.
+    model.fit(x, y, batch_size=8, epochs=1, callbacks=callbacks)
+    assert importance_steps(tmp_path / "si") == [6, 6, 9]
+    assert len(callbacks.callbacks) == 5  # one of ours behind them
+
+
+@with_tensorboard
+def test_nothing_is_written_of_a_fit_that_ends_no_task(tmp_path):
+    model, task = small_model(), make_tasks(1)[0]
+    si, board = SICallback(), keras.callbacks.TensorBoard(tmp_path)
+
+    def interrupt(epoch, logs):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, task, si, board, keras.callbacks.LambdaCallback(interrupt))
+    # Nor is what cannot be consolidated.
+    broken = [array * np.nan for array in model.get_weights()]
+    fit(model, task, si, board, SetWeights(broken), epochs=1)
+    assert importance_steps(tmp_path / "si") == []
+
+
 @with_tensorboard
 def test_a_folder_for_each_task(tmp_path):
     """What is due goes to the task's own; the next says what it began with."""
@@ -152,7 +222,9 @@ def test_a_new_process_appends(tmp_path):
     si.get_importance()
     found = events(tmp_path / "logs" / "si")
     assert steps_of(found, "si_penalty") == [3, 6, 9, 12]
-    assert importance_steps(tmp_path / "logs" / "si") == [6, 12]
+    # Keras calls a layer of a `Sequential` otherwise once it was loaded.
+    assert steps_of(found, "importance_mean/sequential/dense_0") == [6]
+    assert steps_of(found, "importance_mean/dense_0") == [6, 12]
 
 
 @with_tensorboard
@@ -163,7 +235,8 @@ def test_another_model_is_not_taken_for_the_one_before(tmp_path):
         fit(small_model(), make_tasks(1)[0], si, board)
         si.get_importance()
     found = events(tmp_path / "si")
-    assert len(found) == 1 + 2 * 3 * 2  # of two models, two variables each
+    # Of two models: a mean, a maximum and two histograms each.
+    assert len(found) == 1 + 2 * (2 + 2)
     assert importance_steps(tmp_path / "si") == [6]
 
 
