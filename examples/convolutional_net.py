@@ -34,7 +34,7 @@ def load(split):
     return images.astype("float32") / 255, labels
 
 
-x, y = load("train[:3000]")
+x, y = load("train[:2000]")
 x_test, y_test = load("test[:1000]")
 train = [(x, y), (1 - x, y)]
 test = [(x_test, y_test), (1 - x_test, y_test)]
@@ -63,8 +63,8 @@ for name, callbacks in {
         model.fit(
             images,
             labels,
-            batch_size=100,
-            epochs=4,
+            batch_size=50,
+            epochs=3,
             callbacks=callbacks,
             verbose=0,
         )

@@ -54,6 +54,7 @@ for name, callbacks in {"naive": [], "SI": [SICallback(strength=3.0)]}.items():
             pipeline,
             steps_per_epoch=20,
             epochs=10,
+            shuffle=False,  # the pipeline does it
             callbacks=callbacks,
             verbose=0,
         )
