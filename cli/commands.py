@@ -250,6 +250,7 @@ def _show(results: Results, output: str) -> None:
     console = Console(highlight=False)
     console.print(Text(f"\n{report.accuracy_title(results)}"))
     console.print(report.accuracy_table(results))
+    console.print()
     for line in report.notes(results):
         console.print(Text(line))
     console.print(Text(f"results and figures: {output}"), soft_wrap=True)
@@ -300,7 +301,8 @@ def report(
     found = [reading.read(folder) for folder in runs]
     labelled = list(zip(_labels(runs), found, strict=True))
     console = Console(highlight=False)
-    console.print(report_module.comparison_table(labelled))
+    console.print(report_module.comparison_table(labelled, console.width))
+    console.print()
     for line in report_module.comparison_notes(labelled):
         console.print(Text(line))
     if output is not None:

@@ -1,8 +1,11 @@
 """Results -> tables."""
 
 import math
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -10,7 +13,14 @@ from .protocols import differences, different_settings, title
 from .results import MEASURES, Results, curve
 from .types import Labelled
 
-COLUMNS = ("average\naccuracy", "backward\ntransfer", "forward\ntransfer")
+COLUMNS = (
+    "method",
+    "average\naccuracy %",
+    "backward\ntransfer %",
+    "forward\ntransfer %",
+    "forgetting %",
+    "seeds",
+)
 ERRORS = "± is one standard error of the mean over the seeds"
 PROTOCOLS_DIFFER = (
     "The protocols differ: the numbers compare more than methods."
@@ -20,10 +30,7 @@ SETTINGS_DIFFER = "The settings of the methods differ."
 
 def accuracy_table(results: Results) -> Table:
     """Average accuracy after each task: a row a task, a column a method."""
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("after task", justify="right")
-    for method in results.methods:
-        table.add_column(Text(method), justify="right", no_wrap=True)
+    table = _table(["task", *results.methods])
     curves = [
         curve([run.average_accuracy for run in results.of(method)])
         for method in results.methods
@@ -32,16 +39,33 @@ def accuracy_table(results: Results) -> Table:
         table.add_row(
             str(task + 1),
             *(
-                percent(mean[task], error[task], many)
+                percent(mean[task], error[task], many, "")
                 for mean, error, many in curves
             ),
         )
     return table
 
 
+def _table(headings: Sequence[str], widths: Sequence[int] = ()) -> Table:
+    """Makes a table of numbers; five methods with errors fit 80 columns."""
+    table = Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for place, heading in enumerate(headings):
+        table.add_column(
+            Text(heading),  # A string would be read as markup.
+            justify="left" if heading == COLUMNS[0] else "right",
+            vertical="bottom",
+            min_width=widths[place] if widths else None,
+            # Where there is no room, no number is cut.
+            overflow="fold",
+        )
+    return table
+
+
 def accuracy_title(results: Results) -> str:
     """The line above `accuracy_table`, which may be narrower."""
-    return f"{title(results)}: average accuracy over the tasks so far"
+    return f"{title(results)}: average accuracy in % after each task"
 
 
 def _points(value: float, error: float, many: bool) -> str:
@@ -67,32 +91,44 @@ def notes(results: Results) -> list[str]:
     return lines
 
 
-def comparison_table(labelled: Labelled) -> Table:
-    """One row for each run folder and method, over its finished runs.
+def comparison_table(labelled: Labelled, width: int) -> Group:
+    """For each run folder its name, and a row for each of its methods.
 
     Args:
         labelled: Pairs of a label, such as the folder, and its `Results`.
+        width: The columns that there are.
     """
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("run", overflow="fold")
-    table.add_column("method")
-    for name in (*COLUMNS, "forgetting"):
-        table.add_column(f"{name} %", justify="right", no_wrap=True)
-    table.add_column("seeds", justify="right")
-    for label, results in labelled:
-        for method in results.methods:
-            spreads = [results.spread(method, name) for name in MEASURES]
-            table.add_row(
-                # A string would be read as markup.
-                Text(label),
-                Text(method),
-                *(
-                    percent(s["mean"], s["standard_error"], s["n"] > 1, "")
-                    for s in spreads
-                ),
-                str(spreads[0]["n"]),
-            )
-    return table
+    rows = [
+        [_comparison_row(results, method) for method in results.methods]
+        for _, results in labelled
+    ]
+    widths = [
+        max(cell_len(line) for cell in column for line in cell.split("\n"))
+        for column in zip(COLUMNS, *sum(rows, []), strict=True)
+    ]
+    fits = sum(widths) + 2 * len(widths) <= width
+    # A name is too long for a column: it has a line, between tables that have
+    # the same columns, where there is room for that.
+    parts: list[Table | Text] = [_table(COLUMNS, widths)] if fits else []
+    for (label, _), of_run in zip(labelled, rows, strict=True):
+        table = _table(COLUMNS, widths if fits else ())
+        table.show_header = not fits
+        for row in of_run:
+            table.add_row(*map(Text, row))
+        parts += [Text(label, overflow="fold"), table]
+    return Group(*parts)
+
+
+def _comparison_row(results: Results, method: str) -> list[str]:
+    spreads = [results.spread(method, name) for name in MEASURES]
+    return [
+        f"  {method}",
+        *(
+            percent(s["mean"], s["standard_error"], s["n"] > 1, "")
+            for s in spreads
+        ),
+        str(spreads[0]["n"]),
+    ]
 
 
 def comparison_notes(labelled: Labelled) -> list[str]:

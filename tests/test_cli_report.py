@@ -62,7 +62,7 @@ def test_forward_transfer_by_hand(tmp_path):
     # Average accuracy 85 and 75; BWT -10 with both.
     row = next(line for line in result.stdout.splitlines() if " si " in line)
     assert " ".join(row.split()) == (
-        ". si 80.00 ± 5.00 -10.00 ± 0.00 5.00 ± 5.00 10.00 ± 0.00 2"
+        "si 80.00 ± 5.00 -10.00 ± 0.00 5.00 ± 5.00 10.00 ± 0.00 2"
     )
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "± is one standard error of the mean" in result.stdout

@@ -22,6 +22,7 @@ from keras_si_cli import (
     startup,
 )
 from keras_si_cli.errors import RunError
+from keras_si_cli.methods import METHODS
 from matplotlib.image import imread
 
 NAN = np.nan
@@ -321,7 +322,7 @@ def test_runs_with_different_numbers_of_tasks_are_damaged(
 def test_folders_may_have_different_numbers_of_tasks(two_methods, tmp_path):
     short = make_results(results.Run("si", 0, np.array([[0.8]])))
     labelled = [("long", two_methods), ("short", short)]
-    assert " 80.00 " in shown(report.comparison_table(labelled))
+    assert " 80.00 " in shown(report.comparison_table(labelled, 80))
     figures.write_figure(labelled, tmp_path / "both.svg")
     assert "short: Synaptic" in (tmp_path / "both.svg").read_text()
 
@@ -343,8 +344,10 @@ def test_names_are_shown_as_they_are(name, tmp_path, monkeypatch):
         main.main, ["report", folder, "--output", "figure.svg"]
     )
     assert result.exit_code == 0, result.stderr
-    row = next(line for line in result.stdout.splitlines() if "50.00" in line)
-    assert row.split()[:2] == [folder, name]
+    lines = result.stdout.splitlines()
+    place = next(i for i, line in enumerate(lines) if "50.00" in line)
+    assert lines[place - 1] == folder
+    assert lines[place].split()[0] == name
     assert f"{folder}: {name}" in (tmp_path / "figure.svg").read_text()
 
 
@@ -379,31 +382,81 @@ def test_a_folder_without_results_is_named(tmp_path):
 
 def test_the_table_of_a_run(two_methods):
     lines = shown(report.accuracy_table(two_methods)).splitlines()
-    words = [line.split() for line in lines if "%" in line]
     # si after task 1: 90 and 80; after task 2: 85 and 75.
-    assert words == [
-        ["1", "85.00", "±", "5.00", "%", "90.00", "%"],
-        ["2", "80.00", "±", "5.00", "%", "70.00", "%"],
+    assert [line.split() for line in lines[2:]] == [
+        ["1", "85.00", "±", "5.00", "90.00"],
+        ["2", "80.00", "±", "5.00", "70.00"],
     ]
-    assert max(map(len, lines)) <= 80
+
+
+@pytest.fixture
+def widest():
+    """All methods, with the longest numbers that there are in practice."""
+    return make_results(
+        *(
+            results.Run(
+                name,
+                seed,
+                np.array([[1.0, 0.0], [0.8 - 0.3 * seed, 1.0]]),
+                untrained=np.array([NAN, 0.6 - 0.3 * seed]),
+            )
+            for name in METHODS
+            for seed in range(2)
+        )
+    )
+
+
+def test_no_number_is_cut_in_80_columns(widest):
+    """A mean of 100 and 82.5, -20 and -50, -60 and -30; errors of 7.5, 15."""
+    assert len(METHODS) == 5
+    lines = shown(report.accuracy_table(widest)).splitlines()
+    assert lines[0].split() == ["task", *METHODS]
+    assert lines[2].split() == ["1", *5 * "100.00 ± 0.00".split()]
+    assert lines[3].split() == ["2", *5 * "82.50 ± 7.50".split()]
+    label = "a-folder-with-a-name-that-is-longer-than-any-column"
+    other = shown(report.comparison_table([(label, widest)], 80)).splitlines()
+    assert other[3] == label
+    numbers = "82.50 ± 7.50 -35.00 ± 15.00 -45.00 ± 15.00 35.00 ± 15.00 2"
+    assert [line.split() for line in other[4:]] == [
+        [name, *numbers.split()] for name in METHODS
+    ]
+    assert max(map(len, lines + other)) <= 80
+
+
+def test_with_less_room_a_number_is_broken_and_not_cut(widest):
+    labelled = [("a", widest), ("b", widest)]
+    for table in (
+        report.accuracy_table(widest),
+        report.comparison_table(labelled, 50),
+    ):
+        text = shown(table, width=50)
+        assert max(map(len, text.splitlines())) <= 50
+        assert text.count("±") >= 10 and "…" not in text
+    assert text.count("seeds") == 2
 
 
 def test_the_table_of_a_run_that_has_just_begun():
     table = report.accuracy_table(make_results(results.Run.empty("si", 0, 2)))
-    assert shown(table).count(" - ") == 2
+    assert [line.split()[-1] for line in shown(table).splitlines()[2:]] == [
+        *"--"
+    ]
 
 
 def test_the_table_that_compares_runs(two_methods):
     other = make_results(results.Run.empty("naive", 0, 2))
     lines = shown(
-        report.comparison_table([("one", two_methods), ("two", other)])
+        report.comparison_table([("one", two_methods), ("two", other)], 80)
     ).splitlines()
-    text = [" ".join(line.split()) for line in lines]
     # si: BWT is -10 with both seeds; naive: 50 - 90.
-    assert "one si 80.00 ± 5.00 -10.00 ± 0.00 - 10.00 ± 0.00 2" in text
-    assert "one naive 70.00 -40.00 - 40.00 1" in text
-    assert "two naive - - - - 0" in text
-    assert max(map(len, lines)) <= 80
+    assert [" ".join(line.split()) for line in lines[3:]] == [
+        "one",
+        "si 80.00 ± 5.00 -10.00 ± 0.00 - 10.00 ± 0.00 2",
+        "naive 70.00 -40.00 - 40.00 1",
+        "two",
+        "naive - - - - 0",
+    ]
+    # Columns are the same in both.
+    assert len({len(line) for line in (lines[1], *lines[4:6], lines[7])}) == 1
 
 
 def test_the_figures_open_and_show_each_method(two_methods, tmp_path):
