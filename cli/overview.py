@@ -1,5 +1,6 @@
 """What a page says of all runs together."""
 
+import datetime
 import math
 from collections.abc import Callable
 
@@ -24,7 +25,7 @@ def what(labelled: Labelled) -> Markup:
     ]
     rows = []
     for label, results in labelled:
-        date = date_of(str(results.config.get("output"))) or date_of(label)
+        devices = dict.fromkeys(made["device"] for made in results.made_with)
         rows.append(
             [
                 Cell(label, header=True, kind="text"),
@@ -34,11 +35,8 @@ def what(labelled: Labelled) -> Markup:
                 ),
                 Cell(", ".join(results.methods), kind="text"),
                 Cell(_seeds(results), kind="text"),
-                Cell(
-                    date.strftime("%Y-%m-%d %H:%M") if date else "not recorded",
-                    kind="text",
-                ),
-                Cell(results.device, kind="text"),
+                Cell(_date(label, results), kind="text"),
+                Cell(", then ".join(devices), kind="text"),
                 Cell(_state(results), kind="text"),
             ]
         )
@@ -53,6 +51,16 @@ def what(labelled: Labelled) -> Markup:
             "settings", labelled, protocols.different_settings, SETTINGS_DIFFER
         ),
     )
+
+
+def _date(label: str, results: Results) -> str:
+    """Says when a run was started, as far as that is known."""
+    if results.started is not None:
+        started = datetime.datetime.fromisoformat(results.started)
+        return f"{started.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+    # Files of before do not say; a name may, by the clock that hung there.
+    date = date_of(str(results.config.get("output"))) or date_of(label)
+    return f"{date:%Y-%m-%d %H:%M}" if date else "not recorded"
 
 
 def _seeds(results: Results) -> str:

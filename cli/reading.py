@@ -1,5 +1,6 @@
 """Reading a results file back: strictly, for anything may be in it."""
 
+import datetime
 import math
 import pathlib
 import reprlib
@@ -17,6 +18,7 @@ from .types import Path, Record
 KEYS = {
     "schema",
     "benchmark",
+    "started",
     "versions",
     "device",
     "resumed_with",
@@ -75,6 +77,8 @@ def _from_dict(record: Record) -> Results:
             }
             for other in _item(record, "resumed_with", list)
         ]
+    if "started" in record:  # Not in files of before.
+        results.started = _date(_item(record, "started", str))
     if "dataset" in results.config:
         _item(results.config, "dataset", str)  # The titles show it.
     counts = sorted({len(run.accuracy) for run in results.runs})
@@ -131,6 +135,20 @@ def _item(record: Any, name: str, kind: type) -> Any:
             f"its {name!r} is {reprlib.repr(value)}, not {KINDS[kind]}"
         )
     return value
+
+
+def _date(text: str) -> str:
+    try:
+        date = datetime.datetime.fromisoformat(text)
+        if date.tzinfo is not None:
+            date.astimezone(datetime.UTC)  # Where the calendar ends, it fails.
+            return text
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(
+        f"its 'started' is {reprlib.repr(text)}, expected a date with a time "
+        "and its zone, as in 2025-01-31T12:00:00+00:00"
+    )
 
 
 def _seconds(record: Record, name: str) -> float:

@@ -165,7 +165,8 @@ class Results:
     """All runs of one `keras-si run`, and what they were made with.
 
     `versions` and `device` are those that it began with; `resumed_with` holds
-    others that it went on with, objects with these two.
+    others that it went on with, objects with these two. `started` says when,
+    in UTC as ISO 8601 has it; `None` if it is not known.
     """
 
     benchmark: str
@@ -174,6 +175,7 @@ class Results:
     config: Record
     runs: list[Run]
     resumed_with: list[Record] = dataclasses.field(default_factory=list)
+    started: str | None = None
 
     @property
     def made_with(self) -> list[Record]:
@@ -209,9 +211,11 @@ class Results:
 
     def to_dict(self) -> Record:
         resumed = {"resumed_with": self.resumed_with}
+        started = {"started": self.started}
         return {
             "schema": SCHEMA,
             "benchmark": self.benchmark,
+            **(started if self.started else {}),
             "versions": self.versions,
             "device": self.device,
             **(resumed if self.resumed_with else {}),

@@ -30,6 +30,7 @@ class Standing:
         files: What its model and method knew, for `model_state.restore`.
         newest: The newest checkpoint, as `Checkpoints` takes it.
         made_with: What `runs` were made with, as in `Checkpoint`.
+        started: When it was begun, as in `Results`.
         notices: What the user should know, a list of one-line texts.
         results: The `Results` of a run that is over, or `None`.
     """
@@ -41,6 +42,7 @@ class Standing:
     files: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     newest: checkpoint.Newest = checkpoint.NONE
     made_with: list[Record] = dataclasses.field(default_factory=list)
+    started: str | None = None
     notices: list[str] = dataclasses.field(default_factory=list)
     results: Results | None = None
 
@@ -137,6 +139,7 @@ def standing(folder: Path, config: RunConfig) -> Standing:
                 results=written,
             )
     made_with = [] if written is None else written.made_with
+    started = None if written is None else written.started
     if found is not None:
         _check_same(config, found.config, folder)
         runs = [reading.read_run(run) for run in found.runs]
@@ -150,6 +153,7 @@ def standing(folder: Path, config: RunConfig) -> Standing:
                 found.files if under_way else {},
                 newest,
                 made_with,
+                started,
                 notices + _steps_back(folder, runs, found.position, written),
             )
         # It is of a run that is finished by now.
@@ -168,7 +172,11 @@ def standing(folder: Path, config: RunConfig) -> Standing:
     if not problems:
         notices = _steps_back(folder, finished, checkpoint.Position(), written)
     return Standing(
-        finished, newest=newest, made_with=made_with, notices=notices
+        finished,
+        newest=newest,
+        made_with=made_with,
+        started=started,
+        notices=notices,
     )
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from . import figures, remake
+from . import figures, made_with
 from .html_table import Cell, table
 from .inline_svg import framed
 from .markup import Markup, element, join
@@ -116,17 +114,12 @@ def content(name: str, results: Results, scale: Scale) -> Markup:
         element("h3", "Configuration and versions"),
         element(
             "div",
-            _pairs(f"{name}-config", "Configuration", "option", results.config),
-            _pairs(
-                f"{name}-versions",
-                "Versions and device",
-                "part",
-                {**results.versions, "device": results.device},
-            ),
+            made_with.configuration(f"{name}-config", results.config),
+            made_with.versions(f"{name}-versions", results),
             class_="side",
         ),
         element("h3", "To make it again"),
-        *_command(results),
+        *made_with.command(results),
     )
 
 
@@ -257,44 +250,3 @@ def _log(value: float, low: float, high: float) -> float:
         return 1.0
     part = math.log(value / low) / math.log(high / low)
     return SHORTEST_BAR + (1 - SHORTEST_BAR) * part
-
-
-def _pairs(
-    name: str, caption: str, what: str, values: Mapping[str, Any]
-) -> Markup:
-    return table(
-        name,
-        caption,
-        [what, "value"],
-        [
-            [
-                Cell(key, header=True, kind="text"),
-                Cell(_plain(value), kind="text"),
-            ]
-            for key, value in values.items()
-        ],
-    )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return "not given"
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _command(results: Results) -> Iterator[Markup]:
-    command = remake.command(results)
-    if command is None:
-        yield element(
-            "p",
-            "Its configuration is not one that this keras-si can run: there "
-            "is no command to give.",
-        )
-        return
-    yield element("pre", element("code", command))
-    version = results.versions.get("keras_si", "-")
-    yield element("p", f"It was made with keras-si {version}.")

@@ -1,5 +1,6 @@
 """Every method with every seed, and what is written of it."""
 
+import datetime
 import os
 import platform
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ def run(
         config=config.to_dict(),
         runs=standing.runs,
         resumed_with=made_with[1:],
+        started=standing.started if standing.runs else _now(),
     )
     checkpoints = (Checkpoints if resumable else NoCheckpoints)(
         config.output, config.to_dict(), made_with, standing.newest
@@ -179,6 +181,10 @@ def _check_data(made_with: Sequence[Record]) -> None:
             "with: their checksums differ. Go on with the same data, or name "
             "another folder",
         )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def environment() -> Record:

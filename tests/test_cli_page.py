@@ -389,6 +389,35 @@ def test_importance_by_hand(parsed):
     assert "Without importance: plain training (naive)." in parsed.text
 
 
+def test_a_run_that_was_resumed_says_with_what():
+    made = make_results(
+        make_run(), output="mine", versions={"keras": "3.15.1", "python": "3"}
+    )
+    made.started = "2025-02-01T00:30:59+02:00"
+    made.resumed_with = [
+        {"versions": {"keras": "3.16.0", "jax": "1"}, "device": "GPU, a new"},
+        {"versions": {"keras": "3.16.0", "python": "3"}, "device": "CPU"},
+    ]
+    made = Parser(page.page([("run", made)])).open[0]
+    assert table(made, "run-1-versions").cells == [
+        ["part", "begun with", "resumed with", "resumed with"],
+        ["keras", "3.15.1", "3.16.0", "3.16.0"],
+        ["python", "3", "-", "3"],
+        ["device", "CPU", "GPU, a new", "CPU"],
+        ["jax", "-", "1", "-"],
+    ]
+    # In UTC.
+    (row,) = table(made, "what-table").cells[1:]
+    assert row[7:9] == ["2025-01-31 22:30 UTC", "CPU, then GPU, a new"]
+
+
+def test_a_file_of_before_may_have_no_date():
+    old = make_results(make_run(), output="mine")
+    made = Parser(page.page([("run", old)])).open[0]
+    assert table(made, "what-table").cells[1][7] == "not recorded"
+    assert table(made, "run-1-versions").cells[0] == ["part", "value"]
+
+
 def test_a_file_of_before_has_no_importance():
     made = Parser(page.page([("old", make_results(make_run()))])).open[0]
     assert "Synaptic Intelligence (si): not recorded." in made.text

@@ -278,6 +278,11 @@ def test_a_damaged_run_is_refused(changes, problem, two_methods, tmp_path):
         ({"benchmark": 3}, "'benchmark' is 3, not a string"),
         ({"versions": []}, "'versions' is [], not an object"),
         ({"device": False}, "'device' is False, not a string"),
+        ({"started": 3}, "'started' is 3, not a string"),
+        ({"started": "today"}, "'started' is 'today', expected a date"),
+        # Of no zone, and of no day anywhere else.
+        ({"started": "2025-01-31T12:00:00"}, "expected a date with a time and"),
+        ({"started": "0001-01-01T00:00:00+23:00"}, "expected a date with"),
         ({"config": [["a", 1]]}, "'config' is [['a', 1]], not an object"),
         ({"config": {"dataset": []}}, "'dataset' is [], not a string"),
     ],

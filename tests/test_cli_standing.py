@@ -1,6 +1,7 @@
 """What an earlier run has left, in every form, and what is told of it."""
 
 import dataclasses
+import datetime
 import io
 import json
 import os
@@ -231,6 +232,7 @@ def test_another_device_and_other_versions_are_told_and_recorded(monkeypatch):
     out = config_in("out", methods=("naive",))
     with monkeypatch.context() as patch:
         patch.setattr(runner, "environment", lambda: ELSEWHERE)
+        patch.setattr(runner, "_now", lambda: "2001-01-01T00:00:00+00:00")
         stop(out, 4)
     for _ in range(2):  # The same again is no news.
         found = standing("out", out)
@@ -246,6 +248,7 @@ def test_another_device_and_other_versions_are_told_and_recorded(monkeypatch):
             f"{here['device']}: its results may differ"
         ) in told
         results = reading.read("out")
+        assert results.started == "2001-01-01T00:00:00+00:00"
         assert without_data(results.made_with) == [ELSEWHERE, here]
         assert without_data(checkpoint.read("out")[0].made_with) == [
             ELSEWHERE,
@@ -260,12 +263,16 @@ def test_what_begins_anew_is_made_with_what_is_here(monkeypatch):
     out = config_in("out", methods=("naive",))
     with monkeypatch.context() as patch:
         patch.setattr(runner, "environment", lambda: ELSEWHERE)
+        patch.setattr(runner, "_now", lambda: "2001-01-01T00:00:00+00:00")
         stop(out, 1)
     found = standing("out", out)
     found.check_environment(runner.environment())
     assert without_data(found.made_with) == [ELSEWHERE] and found.notices == []
     results = runner.run(out, standing=found)
     assert without_data(results.made_with) == [runner.environment()]
+    began = datetime.datetime.fromisoformat(results.started)
+    assert began.year > 2001 and began.utcoffset() == datetime.timedelta(0)
+    assert reading.read("out").started == results.started
     assert "resumed_with" not in json.loads(
         pathlib.Path("out/results.json").read_text()
     )
