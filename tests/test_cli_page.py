@@ -597,6 +597,12 @@ function measured(frame) {
     width: page.documentElement.scrollWidth,
     dark: luminance(rgb(style(page.body).backgroundColor)) < 0.1,
     texts: told.length,
+    // What there is to move to, and what fades at each edge.
+    frames: [...page.querySelectorAll(".scroll")].map(node => [
+      node.scrollWidth - node.clientWidth, node.scrollLeft,
+      ...["left", "right"].map(
+        edge => parseFloat(style(node).getPropertyValue(`--fade-${edge}`))),
+    ]),
     faint: told.map(node => [contrast(node, style), node.textContent]).filter(
       ([ratio]) => ratio < 4.5),
   };
@@ -658,6 +664,28 @@ def test_it_can_be_read_on_a_phone(mode, text):
     assert measured["faint"] == []
     assert measured["texts"] > 200
     assert measured["dark"] == (mode == "dark")
+
+
+def test_an_edge_fades_where_there_is_more(text):
+    """In a browser: on the right, on both edges half way, on the left."""
+    moved, end = (
+        re.sub(r"<meta[^>]*Policy[^>]*>", "", text).replace(
+            "</body>",
+            "<script>for (const node of document.querySelectorAll('.scroll'))"
+            f"node.scrollLeft = {part} * (node.scrollWidth - node.clientWidth)"
+            "</script></body>",
+        )
+        for part in (0.5, 1)
+    )
+    pages, _ = browse([(each, 360) for each in (text, moved, end)])
+    for each, faded in zip(pages, ((0, 40), (24, 40), (24, 0))):
+        assert len(each["frames"]) == 18
+        wide = [frame for frame in each["frames"] if frame[0] > 0]
+        assert 0 < len(wide) < 18
+        for hidden, _, *fades in each["frames"]:
+            assert fades == ([*faded] if hidden else [0, 0])
+    # The page of the end is really at the end.
+    assert all(hidden == left for hidden, left, *_ in pages[2]["frames"])
 
 
 def test_no_table_is_cut_on_paper(text, monkeypatch):
