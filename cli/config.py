@@ -14,6 +14,7 @@ from .errors import OptionError
 from .methods import METHODS
 from .presets import BENCHMARKS, Benchmark
 from .types import Options, Record
+from .wording import counted
 
 OUTPUT_WEIGHTS = ("zeros", "glorot")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -124,8 +125,8 @@ class RunConfig:
         if self.seed < 0 or self.seed + self.seeds - 1 > MAX_SEED:
             raise OptionError(
                 "--seed",
-                f"received {self.seed} for {self.seeds} run(s), expected "
-                f"seeds from 0 to {MAX_SEED}",
+                f"received {self.seed} for {counted(self.seeds, 'run')}, "
+                f"expected seeds from 0 to {MAX_SEED}",
             )
         self._check_dataset(benchmark)
         if not self.output.strip():

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from .types import Record
+from .wording import counted
 
 
 def start(distribute: str = "none") -> None:
@@ -144,7 +145,7 @@ def name() -> str:
     if _on_jax() or not gpus:
         affinity = getattr(os, "sched_getaffinity", None)  # Linux alone.
         cores = len(affinity(0)) if affinity else os.cpu_count()
-        return f"CPU, {cores} cores"
+        return f"CPU, {counted(cores or 1, 'core')}"
     details = tf.config.experimental.get_device_details(gpus[0])
     return f"GPU, {details.get('device_name', gpus[0].name)}"
 

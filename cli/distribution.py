@@ -5,6 +5,7 @@ import json
 import os
 
 from .errors import OptionError
+from .wording import counted
 
 DISTRIBUTIONS = ("none", "mirrored", "multiworker", "data-parallel")
 BACKENDS = ("tensorflow", "jax")
@@ -101,8 +102,8 @@ def _worker() -> Worker:
         raise _bad_tf_config("it names a worker twice")
     if not 0 <= index < len(addresses):
         raise _bad_tf_config(
-            f"it has the index {index}, and {len(addresses)} worker(s), "
-            "counted from 0"
+            f"it has the index {index}, and "
+            f"{counted(len(addresses), 'worker')}, counted from 0"
         )
     return Worker(index, len(addresses))
 

@@ -171,8 +171,9 @@ def tune_scifar(**options: Any) -> None:
 def resume(folder: str) -> None:
     """Go on with the run in DIR, which was interrupted.
 
-    It ends with the accuracies that it would have had without interruption,
-    on the same machine. At most one epoch is trained again.
+    On the same machine it ends with the accuracies that it would have had
+    without interruption: on CPUs always, on GPUs if it is --deterministic. At
+    most one epoch is trained again.
     """
     commands.resume(folder)
 

@@ -14,6 +14,7 @@ from .errors import RunError
 from .output import RESULTS
 from .results import IMPORTANCE, SCHEMA, Results, Run
 from .types import Path, Record
+from .wording import counted
 
 KEYS = {
     "schema",
@@ -116,8 +117,9 @@ def read_run(record: Any) -> Run:
         }
     if len(run.untrained) != len(run.accuracy):
         raise ValueError(
-            f"its 'untrained_accuracy' holds {len(run.untrained)} numbers, "
-            f"for {len(run.accuracy)} tasks"
+            "its 'untrained_accuracy' holds "
+            f"{counted(len(run.untrained), 'number')}, for "
+            f"{counted(len(run.accuracy), 'task')}"
         )
     if not np.isnan(run.accuracy[run.tasks_done :]).all():
         raise ValueError("its accuracies have a gap")
@@ -164,7 +166,8 @@ def _seconds(record: Record, name: str) -> float:
 def _importances(values: list[Any], tasks: int) -> np.ndarray:
     if len(values) != tasks:
         raise ValueError(
-            f"its 'importance' holds {len(values)} numbers, for {tasks} tasks"
+            f"its 'importance' holds {counted(len(values), 'number')}, for "
+            f"{counted(tasks, 'task')}"
         )
     for value in values:
         if value is not None and not _is_number_to(LARGEST, value):

@@ -12,6 +12,7 @@ from .config import RunConfig
 from .errors import OptionError, RunError
 from .output import CONFIG, RESULTS
 from .types import Options, Path, Record
+from .wording import counted
 
 if TYPE_CHECKING:
     from .results import Results, Run
@@ -220,8 +221,9 @@ def _steps_back(
         # The results are written first.
         elif run.tasks_done > position.task + position.is_trained:
             notices.append(
-                f"{folder} knows {run.tasks_done} tasks of {name}, but its "
-                f"checkpoint is of task {position.task + 1}: it goes on there"
+                f"{folder} knows {counted(run.tasks_done, 'task')} of {name}, "
+                f"but its checkpoint is of task {position.task + 1}: it goes "
+                "on there"
             )
     return notices
 

@@ -80,7 +80,7 @@ def main():
     first, second = (
         model.evaluate(x, y, batch_size=256, verbose=0)[1] for x, y in tasks
     )
-    print(f"{workers} worker(s): task 1 {first:.1%}, task 2 {second:.1%}")
+    print(f"workers: {workers}, task 1 {first:.1%}, task 2 {second:.1%}")
 
 
 if __name__ == "__main__":

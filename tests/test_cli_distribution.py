@@ -222,9 +222,9 @@ def tf_config(workers=("127.0.0.1:2000", "b:2001"), kind="worker", index=1):
         (tf_config(workers=["a:1", "b"]), "its workers are no list of host:p"),
         (tf_config(workers=["a:1", "b:0"]), "its workers are no list of host"),
         (tf_config(workers=["a:1", "a:1"]), "it names a worker twice"),
-        (tf_config(index=2), "it has the index 2, and 2 worker(s), counted fr"),
-        (tf_config(index=-1), "it has the index -1, and 2 worker(s)"),
-        (tf_config(workers=[]), "it has the index 1, and 0 worker(s)"),
+        (tf_config(index=2), "it has the index 2, and 2 workers, counted fr"),
+        (tf_config(index=-1), "it has the index -1, and 2 workers"),
+        (tf_config(workers=[]), "it has the index 1, and 0 workers"),
     ],
 )
 def test_a_bad_tf_config_is_refused(monkeypatch, cli, content, expected):

@@ -17,7 +17,7 @@ from keras_si_cli.checkpoint import Checkpoints, Position
 from keras_si_cli.errors import RunError
 
 CONFIG = {"benchmark": "pmnist", "tasks": 3}
-MADE_WITH = [{"versions": {"keras": "3"}, "device": "CPU, 1 cores"}]
+MADE_WITH = [{"versions": {"keras": "3"}, "device": "CPU, 1 core"}]
 
 
 FIRST, SECOND, THIRD = ([[n, 2.5], [7.0]] for n in (1.0, 2.0, 3.0))

@@ -78,7 +78,7 @@ def test_a_file_of_before_forward_transfer_can_be_read(tmp_path):
 @pytest.mark.parametrize(
     "untrained, problem",
     [
-        ([0.1], "holds 1 numbers, for 2 tasks"),
+        ([0.1], "holds 1 number, for 2 tasks"),
         ([0.1, 2], "an accuracy is 2"),
         (None, "its accuracies are None, not a list"),
     ],
@@ -114,7 +114,7 @@ def test_importance_by_hand(tmp_path):
         ({"a": 3}, "it has no 'mean'"),
         ({"a": {"mean": [1, 2]}}, "it has no 'max'"),
         ({"a": {"mean": [1, 2], "max": 3}}, "its 'max' is 3, not a list"),
-        ({"a": {"mean": [1], "max": [1]}}, "holds 1 numbers, for 2 tasks"),
+        ({"a": {"mean": [1], "max": [1]}}, "holds 1 number, for 2 tasks"),
         ({"a": {"mean": [1, -1]}}, "an importance is -1, expected a finite"),
         ({"a": {"mean": [1, True]}}, "an importance is True"),
         ({"a": {"mean": [1, "2"]}}, "an importance is '2'"),

@@ -20,6 +20,7 @@ from keras_si_cli import (
     report,
     results,
     startup,
+    wording,
 )
 from keras_si_cli.errors import RunError
 from keras_si_cli.methods import METHODS
@@ -513,3 +514,8 @@ def test_figures_are_removed_and_nothing_else(two_methods, tmp_path):
     (tmp_path / "notes.png").write_text("mine")
     figures.remove_figures(tmp_path)
     assert os.listdir(tmp_path) == ["notes.png"]
+
+
+def test_one_is_not_several():
+    assert wording.counted(1, "core") == "1 core"
+    assert wording.counted(0, "core") == "0 cores"

@@ -173,7 +173,7 @@ def test_a_checkpoint_that_is_far_behind_is_told():
     delete(1)
     results, trained, notices = go_on(out)
     assert notices == [
-        "out knows 1 tasks of si seed 0, but its checkpoint is of task 1: it "
+        "out knows 1 task of si seed 0, but its checkpoint is of task 1: it "
         "goes on there"
     ]
     assert trained == 24 - 3

@@ -139,7 +139,7 @@ def test_several_machines():
     )
     assert one == other
     first, second = re.fullmatch(
-        r"2 worker\(s\): task 1 ([\d.]+)%, task 2 ([\d.]+)%\n", one
+        r"workers: 2, task 1 ([\d.]+)%, task 2 ([\d.]+)%\n", one
     ).groups()
     assert float(first) > 90
     assert float(second) > 90
