@@ -6,25 +6,20 @@ Options are checked first. What is heavy is imported where it is used, so that
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import shlex
-import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from . import config as config_module
-from . import distribution
+from . import distribution, run_folder
 from . import output as output_module
 from . import resume as resume_module
-from .errors import Interrupted, OptionError, RunError
-from .observer import Observer
+from .errors import Interrupted, OptionError
+from .presets import DEFAULTS
 from .types import Record
 
 if TYPE_CHECKING:
-    from .results import Results
     from .tune import Search
 
 
@@ -46,14 +41,14 @@ def run(
     config = config_module.resolve(
         benchmark, preset, _given(output=output, **options)
     )
-    _run_in_folder(config, overwrite, resume)
+    run_folder.train_and_show(config, overwrite, resume)
 
 
 def resume(folder: str) -> None:
     """Goes on with the run in a folder."""
     config = resume_module.read_config(folder)
     _check_data_dir(config.data_dir)
-    _run_in_folder(config, resume=True)
+    run_folder.train_and_show(config, resume=True)
 
 
 def _given(
@@ -65,7 +60,7 @@ def _given(
     _check_data_dir(data_dir)
     return {
         **given,
-        "jit": "auto" if jit is None else jit,
+        "jit": DEFAULTS["jit"] if jit is None else jit,
         "data_dir": data_dir,
     }
 
@@ -77,110 +72,6 @@ def _check_data_dir(data_dir: str | None) -> None:
             f"received {data_dir!r}, expected a folder that exists: make "
             "it first if the dataset is to be downloaded to it",
         )
-
-
-def _run_in_folder(
-    config: config_module.RunConfig,
-    overwrite: bool = False,
-    resume: bool = False,
-) -> None:
-    worker = distribution.check(config.distribute)
-    if worker.index:
-        results = _work_beside_the_first(config, resume, worker)
-    else:
-        with output_module.held(config.output, overwrite, resume):
-            if resume:
-                resume_module.check_config(config.output, config)
-            results = _train(config, resume, worker, config.output)
-        _show(results, config.output)
-    failed = [run for run in results.runs if run.failed is not None]
-    if failed:
-        raise RunError(
-            "; ".join(f"{r.method} seed {r.seed}: {r.failed}" for r in failed)
-        )
-
-
-def _work_beside_the_first(
-    config: config_module.RunConfig, resume: bool, worker: distribution.Worker
-) -> Results:
-    """Trains in step with worker 0, and leaves its folder alone."""
-    print(
-        f"worker {worker.index} of {worker.count}, counted from 0: worker 0 "
-        "shows and keeps the results",
-        flush=True,
-    )
-    # What is saved of a model here is nobody's: but all must save, since
-    # some of it is gathered from all.
-    with tempfile.TemporaryDirectory() as folder:
-        return _train(config, resume, worker, folder)
-
-
-def _train(
-    config: config_module.RunConfig,
-    resume: bool,
-    worker: distribution.Worker,
-    output: str,
-) -> Results:
-    from . import progress, startup, workers
-
-    observing: AbstractContextManager[Observer] = progress.observer()
-    if worker.index:
-        observing = contextlib.nullcontext(Observer())
-    in_step: AbstractContextManager[object] = contextlib.nullcontext()
-    before = _written_config(config)
-    with observing as observer:
-        try:
-            if worker.count > 1:
-                observer.notice(f"waiting until all {worker.count} workers run")
-            startup.import_quietly(
-                distribute=config.distribute,
-                deterministic=config.deterministic,
-            )
-            from . import runner
-
-            standing = None
-            if resume:
-                standing = resume_module.standing(config.output, config)
-            if worker.count > 1:
-                in_step = workers.telling_of_lost_ones()
-            with in_step:
-                if worker.count > 1:
-                    workers.check_same(config, runner.versions(), standing)
-                if standing is not None:
-                    if standing.results is None:
-                        standing.check_environment(runner.environment())
-                    for notice in standing.notices:
-                        observer.notice(notice)
-                    if standing.results is not None:
-                        return standing.results  # As they are: all is done.
-                return runner.run(
-                    dataclasses.replace(config, output=output),
-                    observer,
-                    standing=standing,
-                )
-        except KeyboardInterrupt:
-            how = ""
-            # What stands there may be the run that was to be replaced.
-            now = _written_config(config)
-            changed = now is not None and (resume or now != before)
-            if changed and not worker.index:
-                folder = shlex.quote(config.output)
-                how = f"; to go on: keras-si resume {folder}"
-            raise Interrupted(f"interrupted{how}") from None
-
-
-def _written_config(
-    config: config_module.RunConfig,
-) -> tuple[int, int] | None:
-    """Returns which file `config.json` is, or `None` if there is none.
-
-    Every run writes a new one, even if it holds the same.
-    """
-    try:
-        found = os.stat(os.path.join(config.output, output_module.CONFIG))
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
 
 
 def tune(
@@ -238,22 +129,6 @@ def _search(search: Search, engine: str, jobs: int) -> None:
     for line in search_report.notes(search):
         console.print(Text(line), soft_wrap=True)
     search_report.write_heat_map(search)
-
-
-def _show(results: Results, output: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from . import report
-
-    # What the user has named is text: not markup, and no :emoji: either.
-    console = Console(highlight=False)
-    console.print(Text(f"\n{report.accuracy_title(results)}"))
-    console.print(report.accuracy_table(results))
-    console.print()
-    for line in report.notes(results):
-        console.print(Text(line))
-    console.print(Text(f"results and figures: {output}"), soft_wrap=True)
 
 
 def _labels(runs: Sequence[str]) -> Sequence[str]:

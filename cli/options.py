@@ -10,7 +10,7 @@ from .distribution import DISTRIBUTIONS
 from .engines import ENGINES
 from .manual import Command
 from .methods import METHODS
-from .presets import BENCHMARKS
+from .presets import BENCHMARKS, DEFAULTS, METHODS_RUN, METHODS_TUNED
 
 # What `click.option` gives: a decorator.
 Option: TypeAlias = Callable[[Any], Any]
@@ -24,7 +24,7 @@ def run_options(benchmark: str) -> Option:
     return _adding(
         [
             *_protocol(benchmark),
-            _method(("si", "naive")),
+            _method(METHODS_RUN),
             click.option("--strength", type=float, help="The paper's c."),
             click.option("--damping", type=float, help="The paper's xi."),
             *_place(benchmark),
@@ -56,7 +56,7 @@ def tune_options(benchmark: str) -> Option:
     return _adding(
         [
             *_protocol(benchmark),
-            _method(("si",)),
+            _method(METHODS_TUNED),
             click.option(
                 "--strength",
                 "strengths",
@@ -211,14 +211,14 @@ def _place(benchmark: str) -> list[Option]:
         click.option(
             "--seed",
             type=int,
-            default=0,
+            default=DEFAULTS["seed"],
             show_default=True,
             help="Decides weights, tasks and the order of the data.",
         ),
         click.option(
             "--seeds",
             type=int,
-            default=1,
+            default=DEFAULTS["seeds"],
             show_default=True,
             metavar="N",
             help="Run N seeds, counted up from --seed.",
@@ -239,7 +239,7 @@ def _place(benchmark: str) -> list[Option]:
         click.option(
             "--precision",
             type=click.Choice(PRECISIONS),
-            default="float32",
+            default=DEFAULTS["precision"],
             show_default=True,
             help="Keras dtype policy.",
         ),

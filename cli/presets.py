@@ -221,3 +221,13 @@ SCIFAR = Benchmark(
 )
 
 BENCHMARKS = {"pmnist": PMNIST, "smnist": SMNIST, "scifar": SCIFAR}
+
+# Of the options that no preset sets.
+DEFAULTS: Options = {
+    "seed": 0,
+    "seeds": 1,
+    "precision": "float32",
+    "jit": "auto",
+}
+METHODS_RUN = ("si", "naive")
+METHODS_TUNED = ("si",)

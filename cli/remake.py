@@ -6,15 +6,11 @@ from typing import Any
 from .config import RunConfig, resolve
 from .errors import OptionError
 from .methods import METHODS
-from .presets import BENCHMARKS
+from .presets import BENCHMARKS, DEFAULTS, METHODS_RUN, METHODS_TUNED
 from .protocols import BEFORE
 from .results import Results
 from .types import Record
 
-# What the commands take if it is not given.
-DEFAULTS = {"seed": 0, "seeds": 1, "precision": "float32", "jit": "auto"}
-METHODS_RUN = ("si", "naive")
-METHODS_TUNED = ("si",)
 # They are named anyway; and where a run is written changes nothing in it.
 LEFT_OUT = ("benchmark", "preset", "output")
 

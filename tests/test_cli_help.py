@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import commands, listing, main
+from keras_si_cli import commands, listing, main, run_folder
 
 COMMANDS = [
     "",
@@ -59,7 +59,7 @@ def test_the_examples_work(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     done = []
     for where, name in (
-        (commands, "_run_in_folder"),
+        (run_folder, "train_and_show"),
         (commands, "_search"),
         (commands, "resume"),
         (commands, "report"),

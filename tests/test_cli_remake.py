@@ -6,7 +6,15 @@ import shlex
 
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import commands, config, grid, main, remake, results
+from keras_si_cli import (
+    commands,
+    config,
+    grid,
+    main,
+    remake,
+    results,
+    run_folder,
+)
 
 COMMANDS = (
     "run pmnist",
@@ -45,7 +53,7 @@ def configured(monkeypatch):
         (chosen,) = points.values()
         found.append(chosen)
 
-    monkeypatch.setattr(commands, "_run_in_folder", hear)
+    monkeypatch.setattr(run_folder, "train_and_show", hear)
     monkeypatch.setattr(commands, "tune", hear_search)
 
     def configure(line):

@@ -11,7 +11,6 @@ import rich.console
 import rich.text
 from click.testing import CliRunner
 from keras_si_cli import (
-    commands,
     figures,
     files,
     main,
@@ -19,6 +18,7 @@ from keras_si_cli import (
     reading,
     report,
     results,
+    run_folder,
     startup,
     wording,
 )
@@ -362,7 +362,7 @@ def test_the_end_of_a_run_shows_names_as_they_are(name, capsys):
     run = results.Run(name, 0, np.array([[0.5]]))
     made = make_results(run)
     made.config["dataset"] = name
-    commands._show(made, f"runs/{name}")
+    run_folder.show(made, f"runs/{name}")
     lines = capsys.readouterr().out.splitlines()
     assert f"permuted MNIST ({name}): average" in lines[1]
     assert lines[-1] == f"results and figures: runs/{name}"

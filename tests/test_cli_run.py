@@ -129,7 +129,7 @@ def test_a_run_from_the_command_line(monkeypatch):
     assert [run["seed"] for run in written["runs"]] == [3, 3]
     assert list(written["summary"]) == ["si", "naive"]
     assert list(written) == [
-        *("schema", "benchmark", "versions", "device", "config"),
+        *("schema", "benchmark", "started", "versions", "device", "config"),
         *("runs", "summary", "checksum"),
     ]
     expected = {"backend", "keras", "keras_si", "python", "tensorflow"}
