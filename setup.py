@@ -15,6 +15,15 @@ VERSION = re.search(
     re.MULTILINE,
 ).group(1)
 
+README = (HERE / "README.md").read_text(encoding="utf-8")
+# Links and figures of the checkout lead nowhere from a package index: there
+# is no address yet that they could be made absolute with. Their texts stay.
+for figure_or_link, kept in (
+    (r"^!\[[^]]*\]\((?!https?:)[^)]*\)\n+", ""),
+    (r"\[([^]]+)\]\((?!https?:)[^)]*\)", r"\1"),
+):
+    README = re.sub(figure_or_link, kept, README, flags=re.MULTILINE)
+
 # Not in the checkout: what an earlier build had left there would be packed.
 BUILD = tempfile.TemporaryDirectory(prefix="keras-si-build-")
 
@@ -43,7 +52,7 @@ setup(
         "lifelong learning",
         "synaptic intelligence",
     ],
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=README,
     long_description_content_type="text/markdown",
     # The code, and the embedded MNIST.
     license="Apache-2.0 AND CC-BY-SA-3.0",

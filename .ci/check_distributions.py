@@ -4,6 +4,7 @@ Takes the paths of the two.
 """
 
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -28,6 +29,8 @@ METADATA = {
     "licenses/LICENSE",
     "top_level.txt",
 }
+# Links and figures of Markdown that need the checkout.
+RELATIVE = re.compile(r"\]\((?!https?:)[^)]*\)")
 MADE_FOR_SDIST = {
     "PKG-INFO",
     "setup.cfg",
@@ -103,6 +106,10 @@ def main(wheel_path, sdist_path):
         (metadata if top.endswith(".dist-info") else files)[name] = content
         if top.endswith(".dist-info") and rest not in METADATA:
             sys.exit(f"the wheel should not hold {name}")
+        if rest == "METADATA":
+            leads_nowhere = RELATIVE.findall(content.decode())
+            if leads_nowhere:
+                sys.exit(f"on an index, these are broken: {leads_nowhere}")
     if {name.partition("/")[2] for name in metadata} != METADATA:
         sys.exit(f"the wheel's metadata lacks something: {sorted(metadata)}")
     compare("the wheel", files, expected)
