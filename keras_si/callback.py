@@ -70,6 +70,9 @@ class SICallback(keras.callbacks.Callback):
         >>> kernel, bias = si.get_importance().values()
         >>> kernel.shape, bool((kernel >= 0).all())
         ((3, 1), True)
+        >>> si.detach()  # the model is as it was without SI
+        >>> model.optimizer.name
+        'sgd'
     """
 
     def __init__(
@@ -111,7 +114,10 @@ class SICallback(keras.callbacks.Callback):
 
     @property
     def damping(self) -> float:
-        """xi: keeps importance bounded where a weight hardly moved."""
+        """xi: keeps importance bounded where a weight hardly moved.
+
+        In units of squared weights. It cannot be set.
+        """
         return self._damping
 
     def get_importance(self) -> dict[str, np.ndarray]:
@@ -147,7 +153,9 @@ class SICallback(keras.callbacks.Callback):
         return self._read("references")
 
     def consolidate(self) -> None:
-        """Ends a task now: importance, reference and path integral.
+        """Ends a task now: Omega gains from omega, theta~ is theta, omega 0.
+
+        For `consolidate=None`, and for a training loop of your own.
 
         Raises:
             ValueError: If no model is attached, or weights are not finite.
@@ -176,6 +184,10 @@ class SICallback(keras.callbacks.Callback):
 
         `fit` does it by itself. Call it before a training loop of your own,
         `train_on_batch`, `load_weights`, or to look at a loaded model's state.
+
+        Args:
+            model: A `keras.Model`. One that is not built is attached when
+                `fit` brings the first data.
 
         Raises:
             ValueError: If the model cannot be trained with SI; it says why.

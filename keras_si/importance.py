@@ -21,13 +21,18 @@ def accumulate(
     the step, as each weight saw it.
 
     Args:
-        path_integral: omega, the running sum of this task.
+        path_integral: omega, the running sum of this task, in the unit of
+            the loss.
         gradient: Gradient of the task's loss alone at `before`.
         before: theta when the gradient was taken.
         after: theta after the step that really happened.
 
     A weight that left the finite numbers contributes nothing, so that the
     sum over the good steps before it stays usable.
+
+    Examples:
+        >>> float(accumulate(3.0, gradient=2.0, before=1.0, after=0.5))
+        4.0
     """
     contribution = -gradient * (after - before)
     return path_integral + ops.where(
@@ -48,11 +53,16 @@ def consolidate(
     the running sum, as in the authors' own code.
 
     Args:
-        importance: Omega of the tasks before.
+        importance: Omega of the tasks before, in units of loss over squared
+            weights.
         path_integral: omega of the task that ends.
         weights: theta now.
         reference: theta~, the weights when the task before ended.
-        damping: xi, above 0.
+        damping: xi, above 0, in units of squared weights.
+
+    Examples:
+        >>> float(consolidate(3.0, 1.0, 0.5, 1.0, damping=0.25))
+        5.0
     """
     change = ops.square(weights - reference) + damping
     return ops.relu(importance + path_integral / change)
@@ -71,6 +81,11 @@ def penalty(
         importance: Omega.
         reference: theta~.
         strength: c. There is no factor 1/2.
+
+    Examples:
+        >>> weights, importance = ops.array([3.0, 9.0]), ops.array([2.0, 0.0])
+        >>> float(penalty(weights, importance, ops.ones(2), strength=0.5))
+        4.0
     """
     return strength * _sum(importance * ops.square(weights - reference))
 
@@ -81,7 +96,15 @@ def penalty_gradient(
     reference: Tensor,
     strength: float | Tensor,
 ) -> Tensor:
-    """Returns the gradient of `penalty`: `2 * c * Omega * (theta - theta~)`."""
+    """Returns the gradient of `penalty`: `2 * c * Omega * (theta - theta~)`.
+
+    Args:
+        weights, importance, reference, strength: As in `penalty`.
+
+    Examples:
+        >>> float(penalty_gradient(3.0, 2.0, 1.0, strength=0.5))
+        4.0
+    """
     return 2.0 * strength * importance * (weights - reference)
 
 

@@ -38,8 +38,9 @@ def average_accuracy(accuracy: ArrayLike, after: int | None = None) -> float:
         A float.
 
     Raises:
-        ValueError: If `accuracy` is no square matrix, or an entry that is
-            needed was not measured.
+        ValueError: If `accuracy` is no square matrix, holds an infinity, or
+            an entry that is needed was not measured; or if `after` is
+            not the index of a task.
 
     Examples:
         >>> average_accuracy([[0.9, np.nan], [0.5, 0.7]])
@@ -73,8 +74,8 @@ def backward_transfer(accuracy: ArrayLike) -> float:
         A float; NaN for a single task, which has no later one.
 
     Raises:
-        ValueError: If `accuracy` is no square matrix, or an entry that is
-            needed was not measured.
+        ValueError: If `accuracy` is no square matrix, holds an infinity, or
+            an entry that is needed was not measured.
 
     Examples:
         >>> round(backward_transfer([[0.9, np.nan], [0.5, 0.7]]), 6)
@@ -103,8 +104,9 @@ def forward_transfer(accuracy: ArrayLike, baseline: ArrayLike) -> float:
         A float; NaN for a single task, which has no earlier one.
 
     Raises:
-        ValueError: If `accuracy` is no square matrix, or an entry that is
-            needed was not measured.
+        ValueError: If `accuracy` is no square matrix, holds an infinity, or
+            an entry that is needed was not measured; or if
+            `baseline` has another shape or lacks an entry.
 
     Examples:
         >>> round(forward_transfer([[0.9, 0.3], [0.5, 0.7]], [0.1, 0.1]), 6)
@@ -139,8 +141,8 @@ def forgetting(accuracy: ArrayLike) -> float:
         A float; NaN for a single task, which has no later one.
 
     Raises:
-        ValueError: If `accuracy` is no square matrix, or an entry that is
-            needed was not measured.
+        ValueError: If `accuracy` is no square matrix, holds an infinity, or
+            an entry that is needed was not measured.
 
     Examples:
         >>> round(forgetting([[0.9, np.nan], [0.5, 0.7]]), 6)

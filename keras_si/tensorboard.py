@@ -99,17 +99,19 @@ class SILog:
 
     def _write_due(self, state: SIState, damping: float) -> None:
         step = _int(state.all_steps)
-        if step == 0 or state.nonfinite_weights():
+        weights = [state.weights(slot) for slot in range(len(state.variables))]
+        finite = all(bool(ops.all(ops.isfinite(each))) for each in weights)
+        if step == 0 or not finite:
             return  # There is nothing, or it will be refused.
         importances = [
-            si.consolidate(
-                state.importances[slot],
-                state.path_integrals[slot],
-                state.weights(slot),
-                state.references[slot],
-                damping,
+            si.consolidate(*arrays, damping)
+            for arrays in zip(
+                state.importances,
+                state.path_integrals,
+                weights,
+                state.references,
+                strict=True,
             )
-            for slot in range(len(state.variables))
         ]
         self._foretold = self._write(state, importances, step)
 
