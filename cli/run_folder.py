@@ -104,7 +104,11 @@ def _train(
                     for notice in standing.notices:
                         observer.notice(notice)
                     if standing.results is not None:
-                        return standing.results  # As they are: all is done.
+                        observer.notice(
+                            f"the run in {config.output} is over: there is "
+                            "nothing left to train"
+                        )
+                        return standing.results
                 return runner.run(
                     dataclasses.replace(config, output=output),
                     observer,

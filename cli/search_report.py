@@ -79,6 +79,7 @@ def notes(search: Search) -> list[str]:
     lines = ["judged on the last sixth of the training data, held out"]
     if best is not None:
         lines.append(f"best: {best.command}")
+        lines.append("options for `keras-si run`, which tests on the test set")
         lines += [
             f"{edge}: there may be better ones beyond"
             for edge in at_the_edge(best, search.grid)

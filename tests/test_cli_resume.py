@@ -288,6 +288,9 @@ def test_ctrl_c_says_how_to_go_on_and_that_works():
     # Again: there is nothing to do but to show it.
     again = invoke("resume", "out")
     assert again.exit_code == 0
+    assert again.stderr == (
+        "note: the run in out is over: there is nothing left to train\n"
+    )
     assert again.stdout.splitlines()[-9:] == result.stdout.splitlines()[-9:]
 
 

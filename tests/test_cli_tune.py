@@ -184,7 +184,8 @@ def test_a_search_ends_with_the_best_a_table_and_a_heat_map(asked):
     assert "si 0.1 0.1 75.00 %" in lines
     assert "si 1 0.01 90.00 % best" in lines
     assert "si 1 0.1 85.00 %" in lines
-    assert "best: --method si --strength 1.0 --damping 0.01" in lines
+    best = lines.index("best: --method si --strength 1.0 --damping 0.01")
+    assert lines[best + 1].startswith("options for `keras-si run`")
     assert any("strength 1 is the largest tried" in line for line in lines)
     assert max(map(len, result.stdout.splitlines())) <= 80
     record = json.loads(pathlib.Path("search/search.json").read_text())
