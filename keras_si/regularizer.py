@@ -22,14 +22,15 @@ class SIRegularizer(keras.regularizers.Regularizer):
     Calling it with theta, of the weights' shape, gives
     `c * sum(Omega * (theta - theta~)^2)` (Zenke, Poole & Ganguli, ICML 2017,
     equation 4), a scalar in the unit of the loss, plus the penalty of the
-    regularizer that was there before. `SICallback` makes one for every variable
+    regularizer that was there before; so Omega is in units of loss over
+    squared weights. `SICallback` makes one for every variable
     it tracks; used alone, it is an ordinary differentiable regularizer with
     fixed importance.
 
     Args:
         strength: c, a float or a scalar `keras.Variable`, at least 0.
         importance: Omega, an array or `keras.Variable` of the weights' shape,
-            at least 0, in units of loss over squared weights.
+            at least 0.
         reference: theta~, an array or `keras.Variable` of the same shape.
         previous: The regularizer that the variable had before, or `None`
             (the default). Its penalty is added.
