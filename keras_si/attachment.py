@@ -4,6 +4,7 @@ import keras
 
 from keras_si import backend, distribution
 from keras_si.optimizer import SIOptimizer
+from keras_si.regularizer import SIRegularizer
 from keras_si.types import Predicate
 
 
@@ -49,8 +50,7 @@ def attach(
         return si_optimizer
     _install(model, si_optimizer)
     si_optimizer.regularizers.attach()
-    if isinstance(current, SIOptimizer) and current is not si_optimizer:
-        current.regularizers.detach()  # of what is no longer tracked
+    _release_untracked(model, si_optimizer)
     # Also where only the consolidation has changed: JAX keeps what it traced
     # for as long as the step is the same function.
     backend.wrap_steps(
@@ -114,6 +114,24 @@ def _carrying_on(
     si_optimizer.build(variables)
     _refuse_hidden_accumulation(current)
     return si_optimizer
+
+
+def _release_untracked(model: keras.Model, si_optimizer: SIOptimizer) -> None:
+    """Gives variables that SI tracked before their own regularizers back.
+
+    Not those of another model which shares them, nor of frozen layers: their
+    state is there when they are trained again.
+    """
+    own = {id(variable) for variable in model.variables}
+    for variable in model.trainable_variables:
+        regularizer = variable.regularizer
+        if not isinstance(regularizer, SIRegularizer):
+            continue
+        group = regularizer.group
+        if group in (None, si_optimizer.regularizers):
+            continue
+        if own.issuperset(id(each) for each in group.state.variables):
+            variable.regularizer = regularizer.previous
 
 
 def _is_tracked(variable: keras.Variable, tracks: Predicate | None) -> bool:

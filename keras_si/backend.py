@@ -125,12 +125,12 @@ def steps_are_wrapped(model: keras.Model, state: SIState) -> bool:
     return getattr(model.train_step, "keras_si_state", None) is state
 
 
-def regularizers_may_precede_steps() -> bool:
-    """Whether SI's regularizers work in steps that are not wrapped.
+def steps_must_be_wrapped() -> bool:
+    """Whether SI's regularizers only work in steps that are wrapped.
 
     JAX would take their variables for constants.
     """
-    return keras.backend.backend() != "jax"
+    return keras.backend.backend() == "jax"
 
 
 def _replace(
@@ -149,6 +149,8 @@ def _stateful_step(
     original = model.train_step
 
     def train_step(data: Any) -> Any:
+        if not _holds(model.optimizer, state):
+            return original(data)
         size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
         (size,) = distribution.sum_over_replicas([size])
         penalties = keras.ops.copy(state.penalties)
@@ -170,6 +172,9 @@ def _wrap_jax_steps(model: keras.Model, scope: Scope, state: SIState) -> None:
     train, test, make_test = (getattr(model, name) for name in _STEPS)
 
     def train_step(model_state: Any, data: Any) -> Any:
+        if not _holds(model.optimizer, state):
+            with scope(jax.numpy.zeros(state.penalties.shape)):
+                return train(model_state, data)
         index = {id(v): i for i, v in enumerate(model.optimizer.variables)}
         size = keras.ops.cast(_batch_size(data), state.penalty_sum.dtype)
         penalties = model_state[2][index[id(state.penalties)]]
@@ -201,6 +206,14 @@ def _wrap_jax_steps(model: keras.Model, scope: Scope, state: SIState) -> None:
     _replace(model, "train_step", train_step, state)
     _replace(model, "test_step", test_step, state)
     _replace(model, "make_test_function", make_test_function, state)
+
+
+def _holds(optimizer: keras.optimizers.Optimizer, state: SIState) -> bool:
+    """Whether SI's state is still in the model's optimizer.
+
+    After a new `compile` it is not, until the callback sees the model again.
+    """
+    return any(v is state.penalties for v in optimizer.variables)
 
 
 def retrace(model: keras.Model) -> None:

@@ -235,10 +235,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
             )
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
-        attached = self.regularizers.attached()
-        if not attached and backend.regularizers_may_precede_steps():
-            # So that `model.losses`, and a new `compile`, know of the state.
-            self.regularizers.attach()
+        if not self.regularizers.attached():
+            # So that a new `compile`, and `model.losses`, know of the state.
+            self.regularizers.attach(silent=backend.steps_must_be_wrapped())
 
     def get_config(self) -> dict[str, Any]:
         strength = self._initial_strength

@@ -75,12 +75,13 @@ class SIRegularizer(keras.regularizers.Regularizer):
         # The `RegularizerGroup` of the SI optimizer that drives this variable,
         # where there is one.
         self.group: RegularizerGroup | None = None
-        # The penalty that optimizer already knows, while a step is running.
-        self.penalty_in_step: Tensor | None = None
+        # The penalty to answer with where that optimizer knows it already:
+        # while a step is running.
+        self.known_penalty: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.penalty_in_step is not None:
-            penalty = self.penalty_in_step
+        if self.known_penalty is not None:
+            penalty = self.known_penalty
         else:
             penalty = si.penalty(
                 ops.cast(x, self.reference.dtype),

@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from keras import ops
+
 from keras_si.regularizer import SIRegularizer
 from keras_si.state import SIState
 from keras_si.types import Tensor
@@ -28,12 +30,17 @@ class RegularizerGroup:
             )
         )
 
-    def attach(self) -> None:
+    def attach(self, silent: bool = False) -> None:
         """Puts the regularizers in place.
 
         State that another group has of a variable is taken over: the one
         before `compile` gave the model a new optimizer, or that of another
         model which shares the layer.
+
+        Args:
+            silent: Whether they answer with 0 until `attach` is called again:
+                they only keep the state with the variables. Defaults to
+                `False`.
         """
         members = []
         for slot, variable in enumerate(self.state.variables):
@@ -51,6 +58,8 @@ class RegularizerGroup:
                 previous,
             )
             regularizer.group = self
+            if silent:
+                regularizer.known_penalty = ops.zeros(())
             variable.regularizer = regularizer
             members.append(regularizer)
         self._members = members
@@ -69,8 +78,8 @@ class RegularizerGroup:
         """While it lasts, the regularizers answer with `penalties`."""
         try:
             for slot, regularizer in enumerate(self._members):
-                regularizer.penalty_in_step = penalties[slot]
+                regularizer.known_penalty = penalties[slot]
             yield
         finally:
             for regularizer in self._members:
-                regularizer.penalty_in_step = None
+                regularizer.known_penalty = None
