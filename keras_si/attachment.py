@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_si import backend, distribution
+from keras_si import backend, distribution, steps
 from keras_si.optimizer import SIOptimizer
 from keras_si.regularizer import SIRegularizer
 from keras_si.types import Predicate
@@ -45,7 +45,7 @@ def attach(
         not changed
         and si_optimizer is current
         and si_optimizer.regularizers.attached()
-        and backend.steps_are_wrapped(model, si_optimizer.state)
+        and steps.are_wrapped(model, si_optimizer.state)
     ):
         return si_optimizer
     _install(model, si_optimizer)
@@ -53,7 +53,7 @@ def attach(
     _release_untracked(model, si_optimizer)
     # Also where only the consolidation has changed: JAX keeps what it traced
     # for as long as the step is the same function.
-    backend.wrap_steps(
+    steps.wrap(
         model, si_optimizer.regularizers.known_penalties, si_optimizer.state
     )
     return si_optimizer
@@ -64,7 +64,7 @@ def detach(model: keras.Model, si_optimizer: SIOptimizer) -> None:
     si_optimizer.regularizers.detach()
     if _inside(model.optimizer) is si_optimizer:
         _install(model, si_optimizer.inner_optimizer)
-    backend.unwrap_steps(model)
+    steps.unwrap(model)
 
 
 def _inside(

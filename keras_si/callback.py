@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_si import attachment, backend, tensorboard
+from keras_si import attachment, backend, nonfinite, tensorboard
 from keras_si.arguments import (
     as_predicate,
     check_consolidate,
@@ -161,7 +161,7 @@ class SICallback(keras.callbacks.Callback):
             ValueError: If no model is attached, or weights are not finite.
         """
         state = self._state
-        self._report_nonfinite()
+        nonfinite.warn(state, stacklevel=2)
         state.consolidate(self._damping)
         self._ended = None
         self._log.write_importance(state)
@@ -236,7 +236,7 @@ class SICallback(keras.callbacks.Callback):
                 "effect. A custom `train_step` must use `self.optimizer`.",
                 stacklevel=2,
             )
-        self._report_nonfinite()
+        nonfinite.warn(state, stacklevel=2)
         if self._consolidate == "epoch_end":
             state.consolidate(self._damping)
         self._log.write_epoch(state)
@@ -318,24 +318,3 @@ class SICallback(keras.callbacks.Callback):
                 state.variables, getattr(state, name), strict=True
             )
         }
-
-    def _report_nonfinite(self) -> None:
-        """Keeps what is not finite out of SI's state, and says so."""
-        dropped = self._state.drop_nonfinite()
-        if dropped:
-            where = ", ".join(f"{n} in '{p}'" for p, n in dropped.items())
-            warnings.warn(
-                "SICallback: NaN or infinite gradients reached the path "
-                f"integral. These elements of it were set to 0: {where}. "
-                "Lower the learning rate or clip the gradients.",
-                stacklevel=3,
-            )
-        broken = self._state.nonfinite_weights()
-        if broken:
-            warnings.warn(
-                "SICallback: there are NaN or infinite values in the weights "
-                f"of {broken}. The steps that made them are not in the path "
-                "integral, and nothing will be consolidated until the weights "
-                "are finite again.",
-                stacklevel=3,
-            )

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_si import backend, distribution
+from keras_si import backend, distribution, steps
 from keras_si.regularizer_group import RegularizerGroup
 from keras_si.state import SIState
 from keras_si.types import Tensor
@@ -237,7 +237,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
             variable.assign(store[str(index)])
         if not self.regularizers.attached():
             # So that a new `compile`, and `model.losses`, know of the state.
-            self.regularizers.attach(silent=backend.steps_must_be_wrapped())
+            self.regularizers.attach(silent=steps.must_be_wrapped())
 
     def get_config(self) -> dict[str, Any]:
         strength = self._initial_strength

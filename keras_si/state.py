@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_si import backend
+from keras_si import backend, nonfinite
 from keras_si import importance as si
 from keras_si.distribution import assign
 from keras_si.types import Tensor
@@ -173,14 +173,7 @@ class SIState:
         Raises:
             ValueError: If a weight is NaN or infinite. Nothing is changed.
         """
-        broken = self.nonfinite_weights()
-        if broken:
-            raise ValueError(
-                "Cannot consolidate: there are NaN or infinite values in the "
-                f"weights of {broken}. Importance and reference are kept as "
-                "they were. Restore finite weights (for instance with "
-                "`model.load_weights`), then go on."
-            )
+        nonfinite.refuse_to_consolidate(self)
         for slot in range(len(self.variables)):
             self._assign(slot, self._consolidated(slot, damping))
         self.due.assign(0)
@@ -190,8 +183,9 @@ class SIState:
     def consolidate_if(self, condition: Tensor, damping: float) -> None:
         """Consolidates within a training step, where `condition` holds.
 
-        Elements that are not finite are left as they are: omega shows them
-        to `drop_nonfinite`, and they reach neither importance nor reference.
+        Elements that are not finite are left as they are: omega shows
+        them at the epoch's end, and they reach neither importance nor
+        reference.
         """
         for slot in range(len(self.variables)):
             omega, importance, reference = (
@@ -251,30 +245,6 @@ class SIState:
         self.due.assign(ops.maximum(self.due, other.due))
         self.steps.assign(ops.maximum(self.steps, other.steps))
         self.all_steps.assign(ops.maximum(self.all_steps, other.all_steps))
-
-    # What is not finite.
-
-    def nonfinite_weights(self) -> list[str]:
-        """Returns the paths of tracked variables that are not finite."""
-        return [
-            variable.path
-            for slot, variable in enumerate(self.variables)
-            if not bool(ops.all(ops.isfinite(self.weights(slot))))
-        ]
-
-    def drop_nonfinite(self) -> dict[str, int]:
-        """Zeroes what is not finite in omega; returns its count by path."""
-        dropped = {}
-        for variable, omega in zip(
-            self.variables, self.path_integrals, strict=True
-        ):
-            value = ops.convert_to_tensor(omega)
-            finite = ops.isfinite(value)
-            count = int(ops.sum(ops.cast(~finite, "int32")))
-            if count:
-                dropped[variable.path] = count
-                omega.assign(ops.where(finite, value, ops.zeros_like(value)))
-        return dropped
 
     # The penalty in loss and logs.
 

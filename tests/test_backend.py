@@ -4,7 +4,7 @@ import keras
 import pytest
 from conftest import SIZES, compile_model, make_model, make_tasks, only_on
 
-from keras_si import SICallback, backend
+from keras_si import SICallback, backend, steps
 
 
 def test_model_save_writes_the_optimizer_of_the_compile_config():
@@ -32,7 +32,7 @@ def test_a_train_step_set_on_the_instance_is_the_one_that_runs():
     model.fit(x, y, verbose=0)
     if keras.backend.backend() != "torch":  # it runs what is there
         assert not called  # traced before: that is why `retrace` exists
-    backend.retrace(model)
+    steps.retrace(model)
     model.fit(x, y, verbose=0)
     assert called
 
