@@ -1,9 +1,13 @@
-"""Checks of what users pass to `SICallback`."""
+"""Checks of what users pass to `SICallback` and `SIRegularizer`."""
 
 import math
 import numbers
 import re
+from collections.abc import Iterable
 from typing import Any
+
+import keras
+import numpy as np
 
 from keras_si.types import Consolidate, Patterns, Predicate
 
@@ -24,6 +28,35 @@ def check_damping(damping: Any) -> float:
             f"damping={damping!r}. The paper uses 0.1 for permuted MNIST."
         )
     return float(damping)
+
+
+def check_importance(importance: np.ndarray) -> None:
+    good = np.isfinite(importance) & (importance >= 0)
+    if not good.all():
+        bad = importance[~good]
+        raise ValueError(
+            "`importance` (Omega) must hold finite numbers, at least 0: a "
+            "negative one would push the weight away from its reference. "
+            f"Received: {bad.size} of another kind, the first {bad[0]}. "
+            "Rectify it, with `keras.ops.relu` for instance."
+        )
+
+
+def check_order(
+    callbacks: Iterable[keras.callbacks.Callback],
+    callback: keras.callbacks.Callback,
+) -> None:
+    """Refuses to have an epoch backed up before `callback` has ended it."""
+    for each in callbacks:
+        if each is callback:
+            return
+        if isinstance(each, keras.callbacks.BackupAndRestore):
+            raise ValueError(
+                '`consolidate="epoch_end"` needs the SICallback before '
+                "BackupAndRestore in the list of callbacks: a backup would "
+                "lack what the epoch's end does to SI's state. Received: "
+                "BackupAndRestore first. List the SICallback before it."
+            )
 
 
 def _is_number(value: Any) -> bool:

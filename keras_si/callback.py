@@ -12,6 +12,7 @@ from keras_si.arguments import (
     as_predicate,
     check_consolidate,
     check_damping,
+    check_order,
     check_strength,
 )
 from keras_si.optimizer import SIOptimizer
@@ -198,6 +199,8 @@ class SICallback(keras.callbacks.Callback):
             self._attach()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        if self._consolidate == "epoch_end":
+            check_order(backend.callbacks_of_this_fit(), self)
         self._log.look_for_tensorboard()
         if self._optimizer is not None:
             self._optimizer.driver = self

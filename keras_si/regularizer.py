@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_si import importance as si
-from keras_si.arguments import check_strength
+from keras_si.arguments import check_importance, check_strength
 from keras_si.types import Tensor
 
 if TYPE_CHECKING:
@@ -30,14 +30,16 @@ class SIRegularizer(keras.regularizers.Regularizer):
     Args:
         strength: c, a float or a scalar `keras.Variable`, at least 0.
         importance: Omega, an array or `keras.Variable` of the weights' shape,
-            at least 0.
+            at least 0. The values of a variable, which may change, are not
+            checked.
         reference: theta~, an array or `keras.Variable` of the same shape.
         previous: The regularizer that the variable had before, or `None`
             (the default). Its penalty is added.
 
     Raises:
-        ValueError: If `strength` is not a number of at least 0, or if
-            `importance` and `reference` differ in shape.
+        ValueError: If `strength` is not a number of at least 0, if
+            `importance` has elements that are not, or if `importance` and
+            `reference` differ in shape.
 
     Attached by `SICallback`, its value carries no gradient: the optimizer adds
     that itself.
@@ -63,6 +65,8 @@ class SIRegularizer(keras.regularizers.Regularizer):
             else check_strength(strength)
         )
         self.importance = _as_state(importance)
+        if not isinstance(importance, keras.Variable):
+            check_importance(ops.convert_to_numpy(self.importance))
         self.reference = _as_state(reference)
         self.previous = keras.regularizers.get(previous)
         if tuple(self.importance.shape) != tuple(self.reference.shape):

@@ -51,6 +51,19 @@ def test_refuses_shapes_that_differ():
         SIRegularizer(1.0, [1.0, 2.0], [1.0, 2.0, 3.0])
 
 
+@pytest.mark.parametrize(
+    ("importance", "received"),
+    [
+        ([[0.0, -2.0], [1.0, -3.0]], r"2 of another kind, the first -2\.0"),
+        (np.array([[0.0, 1.0], [np.nan, 2.0]]), "1 of another kind.* nan"),
+        (ops.array([[np.inf, 1.0], [0.0, 2.0]]), "1 of another kind.* inf"),
+    ],
+)
+def test_refuses_an_importance_that_is_none(importance, received):
+    with pytest.raises(ValueError, match=f"`importance`.*{received}"):
+        SIRegularizer(1.0, importance, np.zeros((2, 2)))
+
+
 @pytest.mark.parametrize("strength", [-1.0, float("nan"), "much", None])
 def test_refuses_a_strength_that_is_none(strength):
     with pytest.raises(ValueError, match="`strength`"):
