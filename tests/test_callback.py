@@ -437,6 +437,41 @@ def test_state_survives_a_new_compile(same_callback):
     assert isinstance(model.optimizer.inner_optimizer, keras.optimizers.SGD)
 
 
+def test_a_fit_without_the_callback_after_a_new_compile_is_a_plain_one():
+    """SI is in the optimizer, which `compile` replaces. Its state waits."""
+    first, second, third = make_tasks()
+    ends = []
+    for callbacks in ([], [SICallback(strength=5.0)]):
+        keras.utils.set_random_seed(11)
+        model = compile_model(make_model())
+        fit(model, first, *callbacks)
+        compile_model(model, keras.optimizers.SGD(0.1))
+        fit(model, second)
+        ends.append(model.get_weights())
+    for plain, si in zip(*ends, strict=True):
+        np.testing.assert_allclose(plain, si, rtol=1e-4, atol=1e-6)
+    (si,) = callbacks
+    assert fit(model, third, si).history["si_penalty"][0] > 0
+
+
+def test_what_is_no_longer_tracked_after_a_new_compile_is_not_in_the_loss():
+    first, (x, y) = make_tasks(2)
+    model = compile_model(make_model())
+    si = SICallback()
+    fit(model, first, si)
+    assert flat(si.get_importance()).max() > 1e-3
+    compile_model(model, keras.optimizers.SGD(1e-12))
+    model.set_weights([w + 1.0 for w in model.get_weights()])
+    narrow = SICallback(include="dense_0/kernel", consolidate=None)
+    logs = fit(model, (x, y), narrow, epochs=1).history
+    np.testing.assert_allclose(
+        logs["loss"][0] - logs["si_penalty"][0],
+        task_loss_of_now(model, x, y),
+        rtol=1e-5,
+    )
+    assert logs["si_penalty"][0] > 1e-3
+
+
 def test_a_choice_of_variables_can_change_between_fits():
     model = compile_model(make_model())
     tasks = make_tasks(2)
@@ -485,7 +520,8 @@ def test_detach_gives_everything_back():
 
 
 @only_on("tensorflow", "jax", reason="torch traces nothing")
-def test_the_number_of_traces_does_not_grow_with_the_tasks():
+@pytest.mark.parametrize("jit_compile", ["auto", True])
+def test_the_number_of_traces_does_not_grow_with_the_tasks(jit_compile):
     traces = 0
 
     class Counting(keras.layers.Layer):
@@ -497,12 +533,14 @@ def test_the_number_of_traces_does_not_grow_with_the_tasks():
     model = compile_model(
         keras.Sequential(
             [keras.Input((SIZES[0],)), Counting(), keras.layers.Dense(3)]
-        )
+        ),
+        jit_compile=jit_compile,
     )
     si = SICallback()
     tasks = make_tasks(6)
     counts = []
     for task in tasks:
+        si.strength += 0.1
         fit(model, task, si)
         updates = model.optimizer._compiled_updates.values()
         counts.append(

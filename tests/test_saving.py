@@ -1,12 +1,13 @@
 """SI's state lives where Keras saves it."""
 
+import functools
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import compile_model, fit, make_model, make_tasks, only_on
+from conftest import compile_model, fit, make_model, make_tasks
 
 from keras_si import SICallback
 
@@ -23,23 +24,30 @@ def assert_same_state(a, b):
             np.testing.assert_array_equal(one, other)
 
 
-def middle_of_a_task():
+def middle_of_a_task(*callbacks):
     first, second, _ = make_tasks()
     model = compile_model(make_model())
     si = SICallback(strength=1.0)
     fit(model, first, si)
     si.get_importance()  # ends the first task
     si_inside = SICallback(strength=1.0, consolidate=None)
-    fit(model, second, si_inside, epochs=1)
+    fit(model, second, si_inside, *callbacks, epochs=1)
     return model, si_inside
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_a_loaded_model_goes_on_bit_for_bit(tmp_path, policy):
+@pytest.mark.parametrize(
+    ("policy", "within_fit"),
+    [("float32", False), ("mixed_float16", False), ("float32", True)],
+)
+def test_a_loaded_model_goes_on_bit_for_bit(tmp_path, policy, within_fit):
     keras.config.set_dtype_policy(policy)
-    model, si = middle_of_a_task()
     path = tmp_path / "model.keras"
-    model.save(path)
+    if within_fit:
+        save = keras.callbacks.ModelCheckpoint(path)
+        model, si = middle_of_a_task(save)
+    else:
+        model, si = middle_of_a_task()
+        model.save(path)
     loaded = keras.models.load_model(path)
     again = SICallback(strength=1.0, consolidate=None)
     again.set_model(loaded)
@@ -113,42 +121,115 @@ def test_after_detach_a_model_saves_as_if_si_had_never_been_there(tmp_path):
     assert history(model, task) == history(loaded, task)
 
 
-@pytest.mark.parametrize("backup_first", [True, False])
-def test_backup_and_restore_after_a_crash(tmp_path, backup_first):
-    class Crash(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
-                raise RuntimeError("power cut")
+class Crash(keras.callbacks.Callback):
+    """A power cut before an epoch, or after a batch of it."""
 
-    def callbacks(si, name):
-        backup = keras.callbacks.BackupAndRestore(tmp_path / name)
+    def __init__(self, epoch, batch=None):
+        super().__init__()
+        self.epoch, self.batch, self.now = epoch, batch, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+        if (epoch, None) == (self.epoch, self.batch):
+            raise RuntimeError("power cut")
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.now, batch) == (self.epoch, self.batch):
+            raise RuntimeError("power cut")
+
+
+def model_and_callback(accumulation, consolidate):
+    keras.utils.set_random_seed(4)
+    optimizer = keras.optimizers.Adam(
+        1e-2, gradient_accumulation_steps=accumulation
+    )
+    model = compile_model(make_model(), optimizer)
+    return model, SICallback(strength=1.0, consolidate=consolidate)
+
+
+@functools.cache
+def undisturbed(accumulation, consolidate):
+    model, si = model_and_callback(accumulation, consolidate)
+    for task, epochs in zip(make_tasks(), (2, 4, 3)):
+        fit(model, task, si, epochs=epochs)
+    return model, si
+
+
+# 22 examples: an epoch has three batches.
+@pytest.mark.parametrize(
+    ("crash", "backup_first", "accumulation", "consolidate"),
+    [
+        ((2, None), True, None, "train_end"),
+        ((2, None), False, None, "train_end"),
+        ((1, 1), False, None, "train_end"),
+        # A batch is left over at the end of the epoch that is restored.
+        ((1, 1), False, 2, "epoch_end"),
+    ],
+)
+def test_backup_and_restore_after_a_crash(
+    tmp_path, crash, backup_first, accumulation, consolidate
+):
+    def callbacks(si):
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
         return [backup, si] if backup_first else [si, backup]
 
     first, second, third = make_tasks()
-    results = []
-    for crash in (False, True):
-        keras.utils.set_random_seed(4)
-        model = compile_model(make_model())
-        si = SICallback(strength=1.0)
-        fit(model, first, si)
-        si.get_importance()
-        name = f"backup-{crash}"
-        if crash:
-            with pytest.raises(RuntimeError, match="power cut"):
-                fit(model, second, *callbacks(si, name), Crash(), epochs=4)
-            model = compile_model(make_model())  # a new process
-            si = SICallback(strength=1.0)
-        fit(model, second, *callbacks(si, name), epochs=4)
-        # Keras alone would begin this task at epoch 2 as well.
-        logs = history(model, third, *callbacks(si, name), epochs=3)
-        assert len(logs["loss"]) == 3
-        results.append((si, model.get_weights()))
-    assert_same_state(results[0][0], results[1][0])
-    for one, other in zip(results[0][1], results[1][1]):
+    model, si = model_and_callback(accumulation, consolidate)
+    fit(model, first, si)
+    si.get_importance()
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(model, second, *callbacks(si), Crash(*crash), epochs=4)
+    # A new process.
+    model, si = model_and_callback(accumulation, consolidate)
+    fit(model, second, *callbacks(si), epochs=4)
+    # Keras alone would begin this task at the crash's epoch as well.
+    logs = history(model, third, *callbacks(si), epochs=3)
+    assert len(logs["loss"]) == 3
+    expected, expected_si = undisturbed(accumulation, consolidate)
+    assert_same_state(si, expected_si)
+    for one, other in zip(model.get_weights(), expected.get_weights()):
+        np.testing.assert_array_equal(one, other)
+    assert max(i.max() for i in si.get_importance().values()) > 1e-3
+
+
+def test_an_epoch_is_not_backed_up_before_si_has_ended_it(tmp_path):
+    model, task = compile_model(make_model()), make_tasks(1)[0]
+    si = SICallback(consolidate="epoch_end")
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(ValueError, match="SICallback before BackupAndRestore"):
+        fit(model, task, backup, si)
+    fit(model, task, si, backup)
+
+
+def test_a_backup_within_an_epoch_begins_it_again_from_the_step_it_is_of(
+    tmp_path,
+):
+    """So does Keras by itself: what was trained of that epoch stays."""
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "a", save_freq=2)
+
+    (x, y), *_ = make_tasks(1)
+    model = compile_model(make_model())
+    # Saved after the first, third, ... step of epoch 1.
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(model, (x, y), SICallback(), backup(), Crash(1, 1), epochs=3)
+    model = compile_model(make_model())
+    si = SICallback(consolidate=None)
+    fit(model, (x, y), si, backup(), epochs=3)
+
+    keras.utils.set_random_seed(7)
+    expected, expected_si = compile_model(make_model()), SICallback()
+    expected_si.set_model(expected)
+    for epoch in ((0, 8, 16), (0,), (0, 8, 16), (0, 8, 16)):
+        for start in epoch:
+            batch = slice(start, start + 8)
+            expected.train_on_batch(x[batch], y[batch])
+    assert_same_state(si, expected_si)
+    for one, other in zip(model.get_weights(), expected.get_weights()):
         np.testing.assert_array_equal(one, other)
 
 
-@only_on("tensorflow", "torch", reason="JAX's steps must be wrapped first")
 def test_a_new_compile_after_loading_keeps_the_state(tmp_path):
     model, si = middle_of_a_task()
     model.save(tmp_path / "model.keras")
@@ -161,3 +242,22 @@ def test_a_new_compile_after_loading_keeps_the_state(tmp_path):
     np.testing.assert_allclose(
         model.evaluate(x, y, verbose=0), loaded.evaluate(x, y, verbose=0), 1e-6
     )
+
+
+def test_a_loaded_model_pays_the_penalty_before_a_callback_sees_it(tmp_path):
+    model, si = middle_of_a_task()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert sum(w.max() for w in si.get_importance().values()) > 1e-3
+    x, y = make_tasks()[2]
+    loaded.evaluate(x, y, verbose=0)
+    for each in (model, loaded):
+        fit(each, (x, y))
+    for one, other in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    again = SICallback(strength=1.0, consolidate=None)
+    again.set_model(loaded)
+    for one, other in zip(
+        si.get_path_integral().values(), again.get_path_integral().values()
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
