@@ -20,6 +20,15 @@ from keras_si_cli import data, devices, main, method_run, watching
 from test_cli_run import few_images
 
 
+def two_devices():
+    """Makes two devices of TensorFlow of the one that there is."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+
+
 def write_down(learned):
     evaluate = method_run.MethodRun._evaluate
 
@@ -74,6 +83,8 @@ if __name__ == "__main__":
     stop_at(int(stop))
     if keras.backend.backend() == "jax":
         see_the_shares(shared)
+    if "mirrored" in arguments:
+        two_devices()
     data.load = lambda name, data_dir: few_images()
     try:
         main.main(arguments)
@@ -81,4 +92,7 @@ if __name__ == "__main__":
         if "multiworker" in arguments:
             index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
             learned["agreed"] = devices.agreed([7, index])
+        if "mirrored" in arguments:
+            strategy = devices._strategy("mirrored")
+            learned["replicas"] = strategy.num_replicas_in_sync
         np.savez(output, shared=shared, **learned)

@@ -4,12 +4,14 @@
 
 A program of its own, run by test_distribution.py: devices must be there
 before the backend starts. With an OUTPUT of `a.npz`, that file gets, for each
-case, the weights before and after, the SI state and the logs.
+case, the weights before and after, the SI state and the logs. What SI says of
+numbers that are not finite is printed.
 """
 
 import os
 import pathlib
 import sys
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -96,6 +98,37 @@ def make(case, kind):
     return model, SICallback(STRENGTH, DAMPING, **options)
 
 
+def not_finite(model, si):
+    """Trains on a NaN, in one replica's share of the second of two batches.
+
+    Returns the SI state, and prints what SI said to it.
+    """
+    state = _si_optimizer(model).state
+    task = make_tasks(examples=16)[0]
+    share = np.ones(16)
+    share[-1] = np.nan
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(model, task, si, epochs=1, sample_weight=share)
+        # As an infinite gradient that an optimizer has survived leaves it.
+        infinite = np.full(state.path_integrals[-1].shape, np.inf)
+        state.path_integrals[-1].assign(infinite)
+        try:
+            si.get_importance()
+        except ValueError as error:
+            print(error)
+    for each in said:
+        if "SICallback" in str(each.message):
+            print(each.message)
+    return {
+        f"{name} after a NaN": [
+            keras.ops.convert_to_numpy(array)
+            for array in getattr(state, f"{name}s")
+        ]
+        for name in ("path_integral", "importance", "reference")
+    }
+
+
 def main(kind, output):
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -125,6 +158,8 @@ def main(kind, output):
         results["evaluate"] = [model.evaluate(*task, batch_size=8, verbose=0)]
         results["importance"] = list(si.get_importance().values())
         results["reference"] = list(si.get_reference().values())
+        if case == "clipped":
+            results |= not_finite(model, si)
         for what, values in results.items():
             for index, value in enumerate(values):
                 arrays[f"{case}/{what}/{index}"] = value

@@ -64,14 +64,38 @@ def assert_same_run(one, other):
     assert len({value for row in accuracies[0] for value in row}) > 2
 
 
-# 10 steps a task.
+# 10 steps a task, in batches of 32: the last one has 12.
+EVEN = (*COMMAND, "--batch-size", "32", "--no-jit", "--output")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same run on one device: the name of its folder and its `.npz`."""
+    name = tmp_path_factory.mktemp("one") / "alone"
+    ((code, _, error),) = finish(
+        [start(SCRIPT, f"{name}.npz", "0", *EVEN, name)]
+    )
+    assert code == 0, error
+    return name
+
+
+@only_on("tensorflow")
+def test_two_replicas_are_one_device(alone, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spread = (*EVEN, "spread", "--distribute", "mirrored")
+    ((code, _, error),) = finish([start(SCRIPT, "spread.npz", "0", *spread)])
+    assert code == 0, error
+    assert_same_run("spread", alone)
+    with np.load("spread.npz") as written:
+        assert written["replicas"] == 2
+
+
 @only_on("tensorflow")
 def test_two_workers_are_one_device_and_go_on_where_they_were_killed(
-    monkeypatch, tmp_path
+    alone, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    command = (*COMMAND, "--batch-size", "32", "--no-jit", "--output")
-    spread = (*command, "spread", "--distribute", "multiworker")
+    spread = (*EVEN, "spread", "--distribute", "multiworker")
 
     def two_workers(name, stop, *more):
         return [
@@ -79,9 +103,7 @@ def test_two_workers_are_one_device_and_go_on_where_they_were_killed(
             for i, environment in enumerate(worker_environments(2))
         ]
 
-    alone = start(SCRIPT, "alone.npz", "0", *command, "alone")
-    *killed, (code, _, error) = finish([*two_workers("killed", "15"), alone])
-    assert code == 0, error
+    killed = finish(two_workers("killed", "15"))
     assert [code for code, _, _ in killed] == [9, 9]
     first, second = finish(two_workers("worker", "0", "--resume"))
     assert first[0] == second[0] == 0, first[2] + second[2]
@@ -90,12 +112,12 @@ def test_two_workers_are_one_device_and_go_on_where_they_were_killed(
         "worker 1 of 2, counted from 0: worker 0 shows and keeps the results\n"
     )
     pathlib.Path("worker0.npz").rename("spread.npz")
-    assert_same_run("spread", "alone")
+    assert_same_run("spread", alone)
     with np.load("spread.npz") as one, np.load("worker1.npz") as other:
         assert one["agreed"].tolist() == [True, False]
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
-    assert sorted(os.listdir("spread")) == sorted(os.listdir("alone"))
+    assert sorted(os.listdir("spread")) == sorted(os.listdir(alone))
 
 
 # 31 does not divide by 2, and neither does the 21 of an epoch's last batch.

@@ -63,7 +63,32 @@ def expected(case, before):
     results.update(
         weights=si.weights, importance=si.importance, reference=si.reference
     )
+    if case == "clipped":
+        results["importance after a NaN"] = si.importance
+        results["reference after a NaN"] = si.reference
+        # Of two steps the second one contributes nothing.
+        x, y = make_tasks(examples=16)[0]
+        si.train_step(np.float64(x[:8]), y[:8])
+        *path_integral, bias = si.path_integral
+        dropped = np.zeros_like(bias)
+        results["path_integral after a NaN"] = [*path_integral, dropped]
     return results
+
+
+def assert_said(printed):
+    """By every worker alike."""
+    assert len(set(printed)) == 1
+    refused, broken, infinite, broken_again = printed[0].strip().split("\n")
+    assert refused.startswith("Cannot consolidate: there are NaN")
+    assert (
+        "NaN or infinite values in the weights of ['sequential/dense_0/k"
+        in broken
+    )
+    assert infinite.endswith(
+        "set to 0: 3 in 'sequential/dense_2/bias'. "
+        "Lower the learning rate or clip the gradients."
+    )
+    assert broken_again == broken
 
 
 def assert_agrees(path):
@@ -87,19 +112,20 @@ def assert_agrees(path):
 @only_on("tensorflow")
 def test_mirrored(tmp_path):
     output = tmp_path / "arrays.npz"
-    finish([start(SCRIPT, "mirrored", output)])
+    assert_said(finish([start(SCRIPT, "mirrored", output)]))
     assert_agrees(output)
 
 
 @only_on("tensorflow")
 def test_multi_worker(tmp_path):
     outputs = [tmp_path / f"{index}.npz" for index in range(2)]
-    finish(
+    printed = finish(
         [
             start(SCRIPT, "multiworker", output, **environment)
             for output, environment in zip(outputs, worker_environments(2))
         ]
     )
+    assert_said(printed)
     for output in outputs:
         assert_agrees(output)
 
@@ -109,7 +135,7 @@ def test_multi_worker(tmp_path):
 def test_jax(kind, tmp_path):
     output = tmp_path / "arrays.npz"
     flags = "--xla_force_host_platform_device_count=2"
-    finish([start(SCRIPT, kind, output, XLA_FLAGS=flags)])
+    assert_said(finish([start(SCRIPT, kind, output, XLA_FLAGS=flags)]))
     assert_agrees(output)
 
 
