@@ -961,6 +961,7 @@ def test_every_n_steps_counts_steps_and_not_micro_batches():
         model.train_on_batch(x, y)
         consolidated = flat(si.get_importance()).max() > 0
         assert consolidated == (micro_batch == 4)
+    assert int(model.optimizer.state.all_steps.numpy()) == 2
 
 
 @HAS_MULTI_OPTIMIZER

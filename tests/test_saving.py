@@ -93,6 +93,53 @@ def test_loading_state_that_does_not_fit_names_the_variable(tmp_path):
         other.load_weights(path)
 
 
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (None, "1_bias_importance' is missing"),
+        (np.zeros(4), r"1_bias_importance' has shape \(7,\), .* \(4,\)"),
+        ("one more", "arrays, expected .*, the last for '.*all_steps'"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named_and_nothing_is_loaded(array, message):
+    model = compile_model(make_model())
+    SICallback(include="dense_[01]/").set_model(model)
+    optimizer = model.optimizer
+    stored = {}
+    optimizer.save_own_variables(stored)
+    stored = {key: value + 1 for key, value in stored.items()}
+    (index,) = [
+        index
+        for index, variable in enumerate(optimizer.variables)
+        if variable.path.endswith("dense_1_bias_importance")
+    ]
+    if array is None:
+        del stored[str(index)]
+    elif isinstance(array, str):
+        stored[str(len(stored))] = np.zeros(1)
+    else:
+        stored[str(index)] = array
+    with pytest.raises(ValueError, match=f"SI state does not fit.*{message}"):
+        optimizer.load_own_variables(stored)
+    first, *_ = optimizer.state.importances
+    assert keras.ops.convert_to_numpy(first).max() == 0
+
+
+def test_a_loaded_optimizer_has_the_settings_of_the_saved_one(tmp_path):
+    model = compile_model(make_model())
+    si = SICallback(2.0, damping=0.3, consolidate=5, include="kernel")
+    si.set_model(model)
+    si.strength = 3.0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    config = loaded.optimizer.get_config()
+    assert config["strength"] == 3.0
+    assert config["damping"] == 0.3
+    assert config["consolidate_every"] == 5
+    assert config["tracked"] == [True, False] * 3
+    assert config["inner_optimizer"]["class_name"] == "Adam"
+
+
 def test_loading_needs_nothing_but_the_import(tmp_path):
     model, _ = middle_of_a_task()
     path = tmp_path / "model.keras"
