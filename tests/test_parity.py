@@ -590,6 +590,22 @@ def test_half_precision(policy):
     assert penalty > 1e-6
 
 
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_state_of_weights_in_half_precision_is_float32(policy):
+    keras.config.set_dtype_policy(policy)
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    si = SICallback()
+    si.set_model(model)
+    assert model.trainable_variables[0].dtype == policy
+    model.train_on_batch(*make_tasks()[0])
+    for name in ("path_integral", "importance", "reference"):
+        arrays = getattr(si, f"get_{name}")().values()
+        assert {a.dtype for a in arrays} == {np.dtype("float32")}
+    si.consolidate()
+    # Steps so small that the weights may stand still: in float32 they count.
+    assert max(a.max() for a in si.get_importance().values()) > 1e-4
+
+
 @only_on("jax", reason="others are in test_half_precision")
 def test_a_skipped_step_changes_nothing():
     keras.config.set_dtype_policy("mixed_float16")
