@@ -37,6 +37,9 @@ def write_down(learned):
         for index, variable in enumerate(variables):
             name = f"{self.run.method}/{task.index}/{index}"
             learned[name] = keras.ops.convert_to_numpy(variable)
+        if keras.backend.backend() == "tensorflow":
+            strategy = self.model.distribute_strategy
+            learned["replicas"] = strategy.num_replicas_in_sync
         evaluate(self, task)
 
     method_run.MethodRun._evaluate = spy
@@ -92,7 +95,4 @@ if __name__ == "__main__":
         if "multiworker" in arguments:
             index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
             learned["agreed"] = devices.agreed([7, index])
-        if "mirrored" in arguments:
-            strategy = devices._strategy("mirrored")
-            learned["replicas"] = strategy.num_replicas_in_sync
         np.savez(output, shared=shared, **learned)

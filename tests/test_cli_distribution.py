@@ -86,8 +86,8 @@ def test_two_replicas_are_one_device(alone, monkeypatch, tmp_path):
     ((code, _, error),) = finish([start(SCRIPT, "spread.npz", "0", *spread)])
     assert code == 0, error
     assert_same_run("spread", alone)
-    with np.load("spread.npz") as written:
-        assert written["replicas"] == 2
+    with np.load(f"{alone}.npz") as one, np.load("spread.npz") as two:
+        assert (one["replicas"], two["replicas"]) == (1, 2)
 
 
 @only_on("tensorflow")
