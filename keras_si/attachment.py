@@ -128,7 +128,7 @@ def _release_untracked(model: keras.Model, si_optimizer: SIOptimizer) -> None:
         if not isinstance(regularizer, SIRegularizer):
             continue
         group = regularizer.group
-        if group in (None, si_optimizer.regularizers):
+        if group is None or group is si_optimizer.regularizers:
             continue
         if own.issuperset(id(each) for each in group.state.variables):
             variable.regularizer = regularizer.previous
