@@ -15,10 +15,10 @@ from .types import Labelled
 
 COLUMNS = (
     "method",
-    "average\naccuracy %",
-    "backward\ntransfer %",
-    "forward\ntransfer %",
-    "forgetting %",
+    "average\naccuracy\n%",
+    "backward\ntransfer\npoints",
+    "forward\ntransfer\npoints",
+    "forgetting\npoints",
     "seeds",
 )
 ERRORS = "± is one standard error of the mean over the seeds"

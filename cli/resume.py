@@ -75,13 +75,21 @@ def read_config(folder: Path) -> RunConfig:
     """Returns the `RunConfig` of the run in a folder.
 
     Raises:
-        RunError: If there is none.
+        OptionError: If there is no run.
+        RunError: If its configuration cannot be read.
     """
     path = pathlib.Path(folder) / CONFIG
     if not path.parent.is_dir():
-        raise RunError(
+        raise OptionError(
+            "DIR",
             f"there is no folder {folder}; name one that `keras-si run` has "
-            "written"
+            "written",
+        )
+    if not (path.exists() or checkpoint.exists(path.parent)):
+        raise OptionError(
+            "DIR",
+            f"{folder} holds no run; name a folder that `keras-si run` has "
+            "written",
         )
     try:
         return RunConfig.from_dict(

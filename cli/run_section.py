@@ -109,7 +109,7 @@ def content(name: str, results: Results, scale: Scale) -> Markup:
             ),
             class_="side",
         ),
-        element("h3", "Importance per layer"),
+        element("h3", "Importance of each variable"),
         *_importance(name, results),
         element("h3", "Configuration and versions"),
         element(

@@ -1,5 +1,6 @@
 """A search -> lines, a table, a heat map."""
 
+import dataclasses
 import io
 import math
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from . import remake
 from .figures import FORMATS, STYLE
 from .files import write_atomically
 from .grid import Point, at_the_edge
@@ -79,13 +81,24 @@ def notes(search: Search) -> list[str]:
     lines = ["judged on the last sixth of the training data, held out"]
     if best is not None:
         lines.append(f"best: {best.command}")
-        lines.append("options for `keras-si run`, which tests on the test set")
+        command = _run_command(search, best)
+        if command is not None:
+            lines += ["on the test set, in a new run:", f"  {command}"]
         lines += [
             f"{edge}: there may be better ones beyond"
             for edge in at_the_edge(best, search.grid)
         ]
     lines.append(f"search and heat map: {search.folder}")
     return lines
+
+
+def _run_command(search: Search, point: Point) -> str | None:
+    """Returns the `run` that does on the test set what a point did."""
+    results = search.results(point)
+    if results is None:
+        return None
+    config = {**results.config, "output": "DIR"}
+    return remake.command(dataclasses.replace(results, config=config))
 
 
 def write_heat_map(search: Search) -> None:

@@ -99,7 +99,10 @@ def penalty_gradient(
     """Returns the gradient of `penalty`: `2 * c * Omega * (theta - theta~)`.
 
     Args:
-        weights, importance, reference, strength: As in `penalty`.
+        weights: theta.
+        importance: Omega.
+        reference: theta~.
+        strength: c.
 
     Examples:
         >>> float(penalty_gradient(3.0, 2.0, 1.0, strength=0.5))

@@ -87,6 +87,7 @@ class SIRegularizer(keras.regularizers.Regularizer):
         if self.known_penalty is not None:
             penalty = self.known_penalty
         else:
+            self._check_shape(x)
             penalty = si.penalty(
                 ops.cast(x, self.reference.dtype),
                 ops.convert_to_tensor(self.importance),
@@ -99,6 +100,15 @@ class SIRegularizer(keras.regularizers.Regularizer):
         if self.previous is None:
             return penalty
         return penalty + ops.cast(self.previous(x), self.reference.dtype)
+
+    def _check_shape(self, x: Tensor) -> None:
+        if tuple(x.shape) != tuple(self.importance.shape):
+            raise ValueError(
+                "SIRegularizer has the importance and the reference of one "
+                f"variable, of shape {tuple(self.importance.shape)}. "
+                f"Received: weights of shape {tuple(x.shape)}. Make a "
+                "regularizer for each variable."
+            )
 
     def get_config(self) -> dict[str, Any]:
         return {

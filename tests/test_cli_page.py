@@ -196,7 +196,7 @@ def test_the_headings_are_in_order(parsed):
     ]
     assert [h.text for h in headings if h.tag == "h3"] == 2 * [
         *("Accuracy on each task", "Accuracy matrices"),
-        *("Importance per layer", "Configuration and versions"),
+        *("Importance of each variable", "Configuration and versions"),
         "To make it again",
     ]
 

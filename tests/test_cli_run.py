@@ -496,10 +496,10 @@ def test_an_interrupted_run_says_how_to_go_on(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(method_run, "_accuracy", interrupt)
-    result = invoke("--output", "out", "--method", "naive")
+    result = invoke("--output", "my out", "--method", "naive")
     assert result.exit_code == 130
     assert result.stderr == (
-        "keras-si: error: interrupted; to go on: keras-si resume out\n"
+        "keras-si: error: interrupted; to go on: keras-si resume 'my out'\n"
     )
 
 

@@ -185,7 +185,11 @@ def test_a_search_ends_with_the_best_a_table_and_a_heat_map(asked):
     assert "si 1 0.01 90.00 % best" in lines
     assert "si 1 0.1 85.00 %" in lines
     best = lines.index("best: --method si --strength 1.0 --damping 0.01")
-    assert lines[best + 1].startswith("options for `keras-si run`")
+    assert lines[best + 1 : best + 3] == [
+        "on the test set, in a new run:",
+        # c = 1 is the preset's.
+        "keras-si run smnist --preset quick --method si --damping 0.01",
+    ]
     assert any("strength 1 is the largest tried" in line for line in lines)
     assert max(map(len, result.stdout.splitlines())) <= 80
     record = json.loads(pathlib.Path("search/search.json").read_text())

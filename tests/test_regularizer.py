@@ -68,3 +68,10 @@ def test_refuses_an_importance_that_is_none(importance, received):
 def test_refuses_a_strength_that_is_none(strength):
     with pytest.raises(ValueError, match="`strength`"):
         SIRegularizer(strength, [1.0], [1.0])
+
+
+def test_the_weights_of_another_variable_are_refused():
+    """They would be broadcast, and their penalty summed, without a word."""
+    regularizer = SIRegularizer(1.0, [[1.0]], [[0.0]])
+    with pytest.raises(ValueError, match=r"shape \(1, 1\).*\(3, 4\)"):
+        regularizer(keras.ops.ones((3, 4)))
