@@ -11,6 +11,9 @@ import numpy as np
 
 from keras_si.types import Consolidate, Patterns, Predicate
 
+# Callbacks of Keras that save the whole state.
+SAVING = (keras.callbacks.BackupAndRestore, keras.callbacks.ModelCheckpoint)
+
 
 def check_strength(strength: Any) -> float:
     if not _is_number(strength) or strength < 0:
@@ -46,16 +49,19 @@ def check_order(
     callbacks: Iterable[keras.callbacks.Callback],
     callback: keras.callbacks.Callback,
 ) -> None:
-    """Refuses to have an epoch backed up before `callback` has ended it."""
-    for each in callbacks:
-        if each is callback:
-            return
-        if isinstance(each, keras.callbacks.BackupAndRestore):
+    """Refuses to have an epoch saved before `callback` has ended it."""
+    callbacks = list(callbacks)
+    # Within another callback it is called when that one sees fit.
+    if callback not in callbacks:
+        return
+    for each in callbacks[: callbacks.index(callback)]:
+        if isinstance(each, SAVING) and each.save_freq == "epoch":
+            name = type(each).__name__
             raise ValueError(
                 '`consolidate="epoch_end"` needs the SICallback before '
-                "BackupAndRestore in the list of callbacks: a backup would "
-                "lack what the epoch's end does to SI's state. Received: "
-                "BackupAndRestore first. List the SICallback before it."
+                f"{name} in the list of callbacks: what is saved would lack "
+                "what the epoch's end does to SI's state. Received: "
+                f"{name} first. List the SICallback before it."
             )
 
 

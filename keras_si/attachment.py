@@ -94,12 +94,13 @@ def _carrying_on(
     """Returns the SI optimizer that carries on the model's state."""
     variables = model.trainable_variables
     tracked = [_is_tracked(variable, tracks) for variable in variables]
+    previous = None
     if isinstance(current, SIOptimizer):
         if tracks is None or tracked == list(current.tracked or ()):
             return current
         if not current.regularizers.attached():
             current.regularizers.attach()
-        current = current.inner_optimizer
+        previous, current = current, current.inner_optimizer
     if not any(tracked):
         raise ValueError(
             "SICallback has no variable to track: "
@@ -113,6 +114,7 @@ def _carrying_on(
     si_optimizer = SIOptimizer(current, tracked=tracked)
     si_optimizer.build(variables)
     _refuse_hidden_accumulation(current)
+    si_optimizer.join_step_under_way(previous)
     return si_optimizer
 
 

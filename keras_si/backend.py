@@ -79,6 +79,20 @@ def as_dense(gradient: Tensor) -> Tensor:
     return gradient
 
 
+def accumulated_gradients(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Returns variables, and the sums of their gradients in a step under way.
+
+    None if the optimizer accumulates no gradients. Not public in Keras.
+    """
+    if not optimizer.gradient_accumulation_steps:
+        return []
+    variables = optimizer._trainable_variables
+    sums = optimizer._accumulated_gradients
+    return list(zip(variables, sums, strict=True))
+
+
 def set_optimizer(
     model: keras.Model, optimizer: keras.optimizers.Optimizer
 ) -> None:

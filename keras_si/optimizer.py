@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,31 @@ class SIOptimizer(keras.optimizers.Optimizer):
             for slot, variable in enumerate(self.state.variables)
         }
         super().build(variables)
+
+    def join_step_under_way(self, previous: SIOptimizer | None) -> None:
+        """Takes up what the inner optimizer has summed of a step already.
+
+        With gradient accumulation, a `fit` may end between two steps.
+
+        Args:
+            previous: The SI optimizer that was around the inner one, which
+                knows the sums without the penalty's gradients, or `None`.
+        """
+        scale = self.inner_optimizer.loss_scale_factor or 1.0
+        for variable, total in backend.accumulated_gradients(
+            self.inner_optimizer
+        ):
+            key = self._var_key(variable)
+            slot = self._slots.get(key)
+            if slot is None:
+                continue
+            if previous is not None and key in previous._slots:
+                known = previous.state.gradient_sums[previous._slots[key]]
+                value = ops.copy(known)
+            else:
+                value = ops.cast(total, self.state.references[slot].dtype)
+                value = value / scale
+            self.state.gradient_sums[slot].assign(value)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -242,6 +268,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
     def get_config(self) -> dict[str, Any]:
         strength = self._initial_strength
         if self.built:
+            self._warn_of_frozen()
             strength = float(ops.convert_to_numpy(self.state.strength))
         return {
             "name": self.name,
@@ -253,6 +280,17 @@ class SIOptimizer(keras.optimizers.Optimizer):
             "consolidate_every": self.consolidate_every,
             "tracked": None if self.tracked is None else list(self.tracked),
         }
+
+    def _warn_of_frozen(self) -> None:
+        frozen = [v.path for v in self._trainable_variables if not v.trainable]
+        if frozen:
+            warnings.warn(
+                f"{frozen} were frozen after the model was compiled, and SI's "
+                "optimizer still holds them: what is saved now cannot be "
+                "loaded with its optimizer. Call `compile` and "
+                "`SICallback.set_model`, then save again.",
+                stacklevel=2,
+            )
 
     @classmethod
     def from_config(

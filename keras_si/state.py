@@ -39,6 +39,8 @@ class SIState:
             shape `(len(variables),)`. The update computes it while the
             weights are at hand, so that the next step need not read all of
             the state again.
+        gradient_sums: Of the task's loss over the micro-batches of the step
+            under way, likewise; none without gradient accumulation.
         penalty_sum, sample_count: Their quotient is the mean penalty over
             the samples since `reset_mean_penalty`.
     """
@@ -56,7 +58,7 @@ class SIState:
         self.path_integrals = self._add_arrays("path_integral")
         self.importances = self._add_arrays("importance")
         self.references = self._add_arrays("reference", copy=True)
-        self._gradient_sums = (
+        self.gradient_sums = (
             self._add_arrays("task_gradient_sum") if accumulation_steps else []
         )
         dtypes = {reference.dtype for reference in self.references}
@@ -153,9 +155,9 @@ class SIState:
 
         It counts only at the step: in between, the weights stand still.
         """
-        total = self._gradient_sums[slot] + gradient
+        total = self.gradient_sums[slot] + gradient
         assign(
-            self._gradient_sums[slot],
+            self.gradient_sums[slot],
             ops.where(stepped, ops.zeros_like(total), total),
         )
         return total / self._accumulation_steps

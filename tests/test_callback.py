@@ -1011,3 +1011,46 @@ def test_a_callable_multi_optimizer_that_accumulates_is_refused():
     model = compile_model(make_model(), keras.optimizers.MultiOptimizer(make))
     with pytest.raises(ValueError, match="MultiOptimizer.*accumulates"):
         fit(model, make_tasks(1)[0], SICallback())
+
+
+@pytest.mark.parametrize("first", [None, "bias"])
+def test_a_step_under_way_is_taken_up_with_all_its_gradients(first):
+    """By hand: the first micro-batch came before SI tracked the kernel.
+
+    y = w x + b from w = 1, b = 0, targets 0: the gradients of w are 2 and 8,
+    those of b 2 and 4. With the means 5 and 3, SGD at 0.1 moves them by -0.5
+    and -0.3.
+    """
+    model = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), loss="mse"
+    )
+    if first is not None:
+        SICallback(include=first, consolidate=None).set_model(model)
+    zero = np.zeros((1, 1), "float32")
+    model.train_on_batch(np.array([[1.0]], "float32"), zero)
+    si = SICallback(include=".", consolidate=None)
+    si.set_model(model)
+    model.train_on_batch(np.array([[2.0]], "float32"), zero)
+    kernel, bias = (float(a.sum()) for a in si.get_path_integral().values())
+    assert kernel == pytest.approx(2.5, rel=1e-5)
+    assert bias == pytest.approx(0.9, rel=1e-5)
+
+
+def test_a_shared_trunk_stays_with_the_model_that_tracks_it():
+    trunk = keras.layers.Dense(2)
+    one, other = (
+        keras.Sequential(
+            [keras.Input((3,)), trunk, keras.layers.Dense(1, name=name)]
+        )
+        for name in ("head_one", "head_other")
+    )
+    for model in (one, other):
+        model.compile("sgd", "mse")
+    SICallback().set_model(one)
+    SICallback(include="head_other").set_model(other)
+    # Not given back: it belongs to the state of `one`.
+    assert isinstance(trunk.kernel.regularizer, SIRegularizer)
+    assert len(other.losses) == 4  # two variables each, trunk and head

@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -239,13 +240,51 @@ def test_backup_and_restore_after_a_crash(
     assert max(i.max() for i in si.get_importance().values()) > 1e-3
 
 
-def test_an_epoch_is_not_backed_up_before_si_has_ended_it(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (keras.callbacks.BackupAndRestore, "backup"),
+        (keras.callbacks.ModelCheckpoint, "model.keras"),
+    ],
+)
+def test_an_epoch_is_not_saved_before_si_has_ended_it(tmp_path, kind, name):
     model, task = compile_model(make_model()), make_tasks(1)[0]
     si = SICallback(consolidate="epoch_end")
+    saving = kind(tmp_path / name)
+    with pytest.raises(
+        ValueError, match=f"SICallback before {kind.__name__} in"
+    ):
+        fit(model, task, saving, si)
+    fit(model, task, si, saving)
+
+
+def test_a_callback_within_another_one_is_not_out_of_order(tmp_path):
+    class Around(keras.callbacks.Callback):
+        def set_model(self, model):
+            si.set_model(model)
+
+        def on_train_begin(self, logs=None):
+            si.on_train_begin(logs)
+
+    si = SICallback(consolidate="epoch_end")
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    with pytest.raises(ValueError, match="SICallback before BackupAndRestore"):
-        fit(model, task, backup, si)
-    fit(model, task, si, backup)
+    fit(compile_model(make_model()), make_tasks(1)[0], Around(), backup)
+
+
+def test_what_is_saved_with_layers_frozen_since_compile_is_warned_of(tmp_path):
+    model, task = compile_model(make_model()), make_tasks(1)[0]
+    si = SICallback()
+    fit(model, task, si)
+    model.layers[0].trainable = False
+    with pytest.warns(UserWarning, match="frozen after the model was compiled"):
+        model.save(tmp_path / "model.keras")
+    compile_model(model)
+    si.set_model(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not loaded.layers[0].trainable
 
 
 def test_a_backup_within_an_epoch_begins_it_again_from_the_step_it_is_of(
