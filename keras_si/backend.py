@@ -93,6 +93,15 @@ def accumulated_gradients(
     return list(zip(variables, sums, strict=True))
 
 
+def sync_variables(model: keras.Model) -> None:
+    """Puts the values of now in the variables, within a `fit`.
+
+    JAX's `fit` keeps them elsewhere between its steps.
+    """
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
 def set_optimizer(
     model: keras.Model, optimizer: keras.optimizers.Optimizer
 ) -> None:

@@ -225,6 +225,8 @@ class SICallback(keras.callbacks.Callback):
         state.refresh_penalties()
         state.reset_mean_penalty()
         self._iterations = self._count_iterations()
+        if isinstance(self._consolidate, int):
+            self._log.follow_batches(self.model, state)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         state = self._state

@@ -29,8 +29,8 @@ class SILog:
     * `si_penalty`, at the end of each epoch: its mean penalty.
     * `importance_mean/LAYER` and `importance_max/LAYER`, over all tracked
       variables of a layer, and the histogram `importance/PATH` of each
-      variable: at each consolidation; where that happens within an epoch
-      (every N steps), at the epoch's end, of the last one.
+      variable: at each consolidation; of those within one compiled call
+      (`steps_per_execution`), of the last one.
 
     A consolidation that is due when `fit` ends still waits, but what it comes
     to is written then, when all other callbacks have done their work; and
@@ -59,8 +59,18 @@ class SILog:
                 self._writer.close()
             self._folder, self._writer, self._written = folder, None, None
         if self._folder is not None:
-            self._last.do = None  # left by a `fit` that did not end
+            self._last.forget()  # what a `fit` that did not end has left
             backend.call_last_in_this_fit(self._last)
+
+    def follow_batches(self, model: keras.Model, state: SIState) -> None:
+        """Writes consolidations within an epoch after the batch they are of."""
+
+        def look() -> None:
+            backend.sync_variables(model)
+            self.write_importance(state)
+
+        if self._folder is not None:
+            self._last.after_batch = look
 
     def write_epoch(self, state: SIState) -> None:
         """Writes the epoch's mean penalty, and importance if it is new."""
@@ -95,7 +105,9 @@ class SILog:
         They may still restore weights. The state is only read.
         """
         if self._folder is not None:
-            self._last.do = functools.partial(self._write_due, state, damping)
+            self._last.at_end = functools.partial(
+                self._write_due, state, damping
+            )
 
     def _write_due(self, state: SIState, damping: float) -> None:
         step = _int(state.all_steps)
@@ -147,12 +159,21 @@ class _Last(keras.callbacks.Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.do: Callable[[], None] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        self.after_batch: Callable[[], None] | None = None
+        self.at_end: Callable[[], None] | None = None
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        if self.after_batch is not None:
+            self.after_batch()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        do, self.do = self.do, None
-        if do is not None:
-            do()
+        at_end = self.at_end
+        self.forget()
+        if at_end is not None:
+            at_end()
 
 
 def _layers(state: SIState, arrays: Iterable[np.ndarray]) -> Layers:

@@ -108,8 +108,7 @@ def test_penalty_and_importance(tmp_path, si_first):
     ("consolidate", "during", "after"),
     [
         ("epoch_end", [3, 6], [3, 6]),
-        # After steps 2, 4 and 6: at an epoch's end, of the last one.
-        (2, [2, 6], [2, 6]),
+        (2, [2, 4, 6], [2, 4, 6]),
         (100, [], []),
         (None, [], [6]),
     ],
