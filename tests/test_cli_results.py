@@ -421,9 +421,9 @@ def test_no_number_is_cut_in_80_columns(widest):
     assert lines[3].split() == ["2", *5 * "82.50 ± 7.50".split()]
     label = "a-folder-with-a-name-that-is-longer-than-any-column"
     other = shown(report.comparison_table([(label, widest)], 80)).splitlines()
-    assert other[3] == label
+    assert other[4] == label
     numbers = "82.50 ± 7.50 -35.00 ± 15.00 -45.00 ± 15.00 35.00 ± 15.00 2"
-    assert [line.split() for line in other[4:]] == [
+    assert [line.split() for line in other[5:]] == [
         [name, *numbers.split()] for name in METHODS
     ]
     assert max(map(len, lines + other)) <= 80
@@ -454,7 +454,7 @@ def test_the_table_that_compares_runs(two_methods):
         report.comparison_table([("one", two_methods), ("two", other)], 80)
     ).splitlines()
     # si: BWT is -10 with both seeds; naive: 50 - 90.
-    assert [" ".join(line.split()) for line in lines[3:]] == [
+    assert [" ".join(line.split()) for line in lines[4:]] == [
         "one",
         "si 80.00 ± 5.00 -10.00 ± 0.00 - 10.00 ± 0.00 2",
         "naive 70.00 -40.00 - 40.00 1",
@@ -462,7 +462,7 @@ def test_the_table_that_compares_runs(two_methods):
         "naive - - - - 0",
     ]
     # Columns are the same in both.
-    assert len({len(line) for line in (lines[1], *lines[4:6], lines[7])}) == 1
+    assert len({len(line) for line in (lines[2], *lines[5:7], lines[8])}) == 1
 
 
 def test_the_figures_open_and_show_each_method(two_methods, tmp_path):
