@@ -27,7 +27,7 @@ def warn(state: SIState, stacklevel: int) -> None:
             "Lower the learning rate or clip the gradients.",
             stacklevel=stacklevel + 1,
         )
-    broken = _broken_weights(state)
+    broken = broken_weights(state)
     if broken:
         warnings.warn(
             "SICallback: there are NaN or infinite values in the weights "
@@ -40,7 +40,7 @@ def warn(state: SIState, stacklevel: int) -> None:
 
 def refuse_to_consolidate(state: SIState) -> None:
     """Raises a `ValueError` if a tracked weight is not finite."""
-    broken = _broken_weights(state)
+    broken = broken_weights(state)
     if broken:
         raise ValueError(
             "Cannot consolidate: there are NaN or infinite values in the "
@@ -50,7 +50,7 @@ def refuse_to_consolidate(state: SIState) -> None:
         )
 
 
-def _broken_weights(state: SIState) -> list[str]:
+def broken_weights(state: SIState) -> list[str]:
     """Returns the paths of tracked variables that are not finite."""
     return [
         variable.path

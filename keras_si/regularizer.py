@@ -39,7 +39,7 @@ class SIRegularizer(keras.regularizers.Regularizer):
     Raises:
         ValueError: If `strength` is not a number of at least 0, if
             `importance` has elements that are not, or if `importance` and
-            `reference` differ in shape.
+            `reference` differ in shape; when called, if the weights do.
 
     Attached by `SICallback`, its value carries no gradient: the optimizer adds
     that itself.

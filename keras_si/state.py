@@ -177,7 +177,7 @@ class SIState:
         """
         nonfinite.refuse_to_consolidate(self)
         for slot in range(len(self.variables)):
-            self._assign(slot, self._consolidated(slot, damping))
+            self._assign(slot, self.consolidated(slot, damping))
         self.due.assign(0)
         self.steps.assign(0)
         self.refresh_penalties()
@@ -198,7 +198,7 @@ class SIState:
                     self.references,
                 )
             )
-            new = self._consolidated(slot, damping)
+            new = self.consolidated(slot, damping)
             moved = condition & ops.isfinite(self.weights(slot))
             measured = moved & ops.isfinite(omega)
             self._assign(
@@ -212,9 +212,10 @@ class SIState:
         steps = ops.convert_to_tensor(self.steps)
         assign(self.steps, ops.where(condition, 0, steps))
 
-    def _consolidated(
+    def consolidated(
         self, slot: int, damping: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns what omega, Omega and theta~ become at a task's end."""
         weights = self.weights(slot)
         importance = si.consolidate(
             self.importances[slot],

@@ -11,8 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_si import backend
-from keras_si import importance as si
+from keras_si import backend, nonfinite
 from keras_si.state import SIState
 from keras_si.types import Logs
 
@@ -111,19 +110,11 @@ class SILog:
 
     def _write_due(self, state: SIState, damping: float) -> None:
         step = _int(state.all_steps)
-        weights = [state.weights(slot) for slot in range(len(state.variables))]
-        finite = all(bool(ops.all(ops.isfinite(each))) for each in weights)
-        if step == 0 or not finite:
+        if step == 0 or nonfinite.broken_weights(state):
             return  # There is nothing, or it will be refused.
         importances = [
-            si.consolidate(*arrays, damping)
-            for arrays in zip(
-                state.importances,
-                state.path_integrals,
-                weights,
-                state.references,
-                strict=True,
-            )
+            state.consolidated(slot, damping)[1]
+            for slot in range(len(state.variables))
         ]
         self._foretold = self._write(state, importances, step)
 
