@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from . import config as config_module
 from . import distribution, run_folder
 from . import output as output_module
 from . import resume as resume_module
-from .errors import Interrupted, OptionError
+from .errors import Interrupted, OptionError, RunError
 from .presets import DEFAULTS
 from .types import Record
 
@@ -98,6 +99,9 @@ def tune(
     distribution.check(options["distribute"])
     if options["output"] is None:
         options["output"] = output_module.default_folder(f"tune-{benchmark}")
+    if engine == "ray" and options["data_dir"] is not None:
+        # The cluster's processes work in folders of their own.
+        options["data_dir"] = os.path.abspath(options["data_dir"])
     points = grid.points(
         benchmark, preset, _given(**options), strengths, dampings
     )
@@ -116,6 +120,8 @@ def _search(search: Search, engine: str, jobs: int) -> None:
 
     from . import search_report
 
+    for problem in search.problems:
+        print(f"note: {problem}", file=sys.stderr)
     console = Console(highlight=False)
     lines = search_report.Lines(search, console)
     try:
@@ -128,7 +134,13 @@ def _search(search: Search, engine: str, jobs: int) -> None:
     console.print(search_report.table(search))
     for line in search_report.notes(search):
         console.print(Text(line), soft_wrap=True)
-    search_report.write_heat_map(search)
+    drawn = " and heat map" if search_report.write_heat_map(search) else ""
+    console.print(Text(f"search{drawn}: {search.folder}"), soft_wrap=True)
+    if not search.bests:
+        raise RunError(
+            "no setting was finished: each diverged, or has a seed that did; "
+            "try a lower --learning-rate or smaller values of --strength"
+        )
 
 
 def _labels(runs: Sequence[str]) -> Sequence[str]:

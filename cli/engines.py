@@ -76,24 +76,14 @@ def _start_process(start: Callable[[int], None], threads: int) -> None:
 def ray(
     function: Callable[[A], B], arguments: Iterable[A], jobs: int
 ) -> Iterator[tuple[int, B]]:
-    """On a Ray cluster, or on this machine if there is none.
+    """On the Ray cluster of the environment variable `RAY_ADDRESS`.
 
-    The cluster is that of the environment variable `RAY_ADDRESS`. Each point
-    takes as many cores as `jobs` leaves it of a machine like this one.
+    Each point takes as many cores as `jobs` leaves it of a machine like this
+    one.
     """
-    # Asked for by nobody.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     library = _import_ray()
     cores = cores_each(jobs)
-    alone: dict[str, Any] = {}
-    if "RAY_ADDRESS" not in os.environ:
-        alone = {
-            "num_cpus": cores * jobs,
-            "include_dashboard": False,
-            # Nothing of it is to be seen from outside.
-            "_node_ip_address": "127.0.0.1",
-        }
-    library.init(logging_level="ERROR", log_to_driver=False, **alone)
+    library.init(logging_level="ERROR", log_to_driver=False)
     try:
         remote = library.remote(num_cpus=cores)(_started)
         waiting = {
@@ -103,6 +93,9 @@ def ray(
         while waiting:
             (done,), _ = library.wait(list(waiting), num_returns=1)
             yield waiting.pop(done), library.get(done)
+    except library.exceptions.RayTaskError as error:
+        # What was raised there, without the traceback from over there.
+        raise error.cause from None
     finally:
         library.shutdown()
 
@@ -113,6 +106,8 @@ def _started(function: Callable[[A], B], argument: A, threads: int) -> B:
 
 
 def _import_ray() -> Any:
+    # Asked for by nobody.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError:
@@ -127,8 +122,15 @@ def _import_ray() -> Any:
 def check(engine: str) -> None:
     """Refuses an engine that is not there, before anything is started."""
     if engine == "ray":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _import_ray()
+        # Ray would start here, and take work from all who can reach it.
+        if not os.environ.get("RAY_ADDRESS"):
+            raise OptionError(
+                "--engine",
+                "RAY_ADDRESS is not set; set it to the address of the Ray "
+                "cluster (`auto` on a machine of it), or leave out --engine "
+                "ray and run several settings at once here with --jobs",
+            )
 
 
 def cores_each(jobs: int) -> int:

@@ -4,10 +4,11 @@ import io
 import itertools
 import pathlib
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from cycler import cycler
+from cycler import Cycler, cycler
 from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,14 +25,38 @@ AVERAGE = "average_accuracy"
 PER_TASK = "accuracy_per_task"
 FORMATS = (".png", ".svg")
 FIGURES = tuple(name + kind for name in (AVERAGE, PER_TASK) for kind in FORMATS)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":")
+# Of 6 or 10 colours, all lines are different up to there.
+NUM_LINES = 84
+
+
+def line_looks(colors: Iterable[str]) -> Cycler[str, Any]:
+    """Returns how lines look: none is told by its colour alone.
+
+    One that lies under another shows between its dashes.
+    """
+    looks = zip(
+        itertools.cycle(colors),
+        itertools.cycle(MARKERS),
+        itertools.cycle(DASHES),
+        strict=False,
+    )
+    color, marker, dashes = zip(
+        *itertools.islice(looks, NUM_LINES), strict=True
+    )
+    return cycler(color=color, marker=marker, linestyle=dashes)
+
+
 STYLE: Any = {  # Its keys are a type of Matplotlib's own.
     # Same results, same bytes: no random ids and no date in the SVG.
     "svg.hashsalt": "keras-si",
     # Names are shown as they are, $ included.
     "text.parse_math": False,
     "font.size": 11,
-    "axes.prop_cycle": rcParamsDefault["axes.prop_cycle"]
-    * cycler(marker=["o"]),
+    "axes.prop_cycle": line_looks(
+        rcParamsDefault["axes.prop_cycle"].by_key()["color"]
+    ),
 }
 TASK_STYLE: Any = {**STYLE, "font.size": 9}
 MOST_COLUMNS = 5

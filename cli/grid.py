@@ -31,6 +31,15 @@ class Point:
         return " ".join([self.method, *settings])
 
     @property
+    def order(self) -> tuple[float, float]:
+        """By which the points of a method are sorted."""
+        none = float("-inf")
+        return (
+            none if self.strength is None else self.strength,
+            none if self.damping is None else self.damping,
+        )
+
+    @property
     def file(self) -> str:
         """What its results are called in the folder of the search."""
         # As exact as the number itself.
@@ -63,7 +72,7 @@ def points(
             raise OptionError(f"--{option}", "name each value once")
     # Refuses what none of the methods has a use for.
     resolve(benchmark, preset, {**given, **_first(strengths, dampings)})
-    made = {}
+    configs = []
     for method in given["methods"]:
         uses = METHODS[method].uses
         grid = itertools.product(
@@ -71,23 +80,26 @@ def points(
             dampings or [None] if "damping" in uses else [None],
         )
         for strength, damping in grid:
-            config = resolve(
-                benchmark,
-                preset,
-                {
-                    **given,
-                    "methods": (method,),
-                    "strength": strength,
-                    "damping": damping,
-                },
+            chosen = {"strength": strength, "damping": damping}
+            configs.append(
+                resolve(
+                    benchmark,
+                    preset,
+                    {**given, "methods": (method,), **chosen},
+                )
             )
-            point = Point(
-                method,
-                config.strength if "strength" in uses else None,
-                config.damping if "damping" in uses else None,
-            )
-            made[point] = config
-    return made
+    return {point_of(config): config for config in configs}
+
+
+def point_of(config: RunConfig) -> Point:
+    """Returns the `Point` that a `RunConfig` of one method is of."""
+    (method,) = config.methods
+    uses = METHODS[method].uses
+    return Point(
+        method,
+        config.strength if "strength" in uses else None,
+        config.damping if "damping" in uses else None,
+    )
 
 
 def _first(

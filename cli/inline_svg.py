@@ -1,28 +1,22 @@
 """Figures as SVG within a page: its font and its colours, light or dark."""
 
 import io
-import itertools
 import re
 import warnings
 from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
-from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from .figures import line_looks
 from .markup import Markup, element, possible, scrolling
 
 # Colours that stand for those of the page, which are put in their place.
 INK, GRID, SERIES = "#fe0100", "#fe0200", "#fe03"
-# How many colours the page has for lines. Markers and dashes change too: no
-# line is told by its colour alone.
+# How many colours the page has for lines.
 NUM_SERIES = 6
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":")
-# All are different up to there.
-NUM_LINES = 84
 STYLE: Any = {
     "svg.fonttype": "none",
     "text.color": INK,
@@ -33,10 +27,8 @@ STYLE: Any = {
     "grid.color": GRID,
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
-    "axes.prop_cycle": cycler(
-        color=[f"{SERIES}{i % NUM_SERIES:02x}" for i in range(NUM_LINES)],
-        marker=[*itertools.islice(itertools.cycle(MARKERS), NUM_LINES)],
-        linestyle=[*itertools.islice(itertools.cycle(DASHES), NUM_LINES)],
+    "axes.prop_cycle": line_looks(
+        [f"{SERIES}{i:02x}" for i in range(NUM_SERIES)]
     ),
 }
 # What a page has of its own, or no use for.

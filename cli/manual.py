@@ -113,6 +113,9 @@ Files, in the folder of --output:
   points/                  The results of each setting.
   heat_map.*               Accuracy over strength and damping, .png and .svg.
 """
+TUNE_EXIT_CODES = EXIT_CODES.replace(
+    "a method diverged", "no setting was finished"
+)
 
 
 def run(benchmark: str) -> str:
@@ -126,12 +129,12 @@ def tune(benchmark: str) -> str:
 Examples:
   Three strengths with two dampings, two settings at once:
     keras-si tune {benchmark} --strength 0.1 1 10 --damping 0.001 0.1 --jobs 2
-  A folder that a wider grid goes on in:
+  More values, beside those of before:
     keras-si tune {benchmark} --strength 0.1 1 --output search
-    keras-si tune {benchmark} --strength 0.1 1 10 --output search
+    keras-si tune {benchmark} --strength 10 100 --output search
   On the Ray cluster of RAY_ADDRESS:
     keras-si tune {benchmark} --strength 0.1 1 10 --engine ray
-{TUNE_FILES}{EXIT_CODES}"""
+{TUNE_FILES}{TUNE_EXIT_CODES}"""
 
 
 RESUME = f"""

@@ -38,8 +38,18 @@ PROTOCOL = (
     "output_weights",
     "precision",
 )
+# The test set, but for the points of a search.
+JUDGED_ON = "judged on"
+HELD_OUT = "the last sixth of the training data, held out"
+# As much of a checksum as tells data apart.
+DIGITS = len("sha256:") + 12
 # What a method is given to work with.
 SETTINGS = ("strength", "damping")
+
+
+def is_held_out(results: Results) -> bool:
+    """Whether it is a point of a search, whose folder was nobody's."""
+    return results.config.get("output") == ""
 
 
 def title(results: Results) -> str:
@@ -67,7 +77,14 @@ def differences(labelled: Labelled) -> Differences:
         Pairs of an option and a dict, which gives the labels for each of
         its values. Empty if all have one protocol.
     """
-    return _differences((name, labelled) for name in ("benchmark", *PROTOCOL))
+    found = _differences(
+        (name, labelled) for name in ("benchmark", *PROTOCOL, JUDGED_ON)
+    )
+    # Where these differ, the data do.
+    if not {"benchmark", "dataset", JUDGED_ON} & {name for name, _ in found}:
+        known = [(label, r) for label, r in labelled if "data" in r.versions]
+        found += _differences([("data", known)])
+    return found
 
 
 def different_settings(labelled: Labelled) -> Differences:
@@ -109,9 +126,13 @@ def _differences(named: Iterable[tuple[str, Labelled]]) -> Differences:
 
 
 def value(results: Results, name: str) -> str:
-    """Returns an option of results as text, or their benchmark."""
+    """Returns an option of results as text, or what else tells them apart."""
     if name == "benchmark":
         return results.benchmark
+    if name == JUDGED_ON:
+        return HELD_OUT if is_held_out(results) else "the test set"
+    if name == "data":
+        return str(results.versions["data"])[:DIGITS]
     value = results.config.get(name, BEFORE.get(name))
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))

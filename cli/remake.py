@@ -7,7 +7,7 @@ from .config import RunConfig, resolve
 from .errors import OptionError
 from .methods import METHODS
 from .presets import BENCHMARKS, DEFAULTS, METHODS_RUN, METHODS_TUNED
-from .protocols import BEFORE
+from .protocols import BEFORE, is_held_out
 from .results import Results
 from .types import Record
 
@@ -27,8 +27,7 @@ def command(results: Results) -> str | None:
     given = {**BEFORE, **results.config, "output": "DIR"}
     try:
         config = RunConfig.from_dict(given)
-        # The folder of a point of a search was nobody's.
-        tuned = results.config.get("output") == ""
+        tuned = is_held_out(results)
         parts = ["keras-si", "tune" if tuned else "run", config.benchmark]
         parts += ["--preset", config.preset]
         defaults = _defaults(config, METHODS_TUNED if tuned else METHODS_RUN)

@@ -19,6 +19,7 @@ from . import remake
 from .figures import FORMATS, STYLE
 from .files import write_atomically
 from .grid import Point, at_the_edge
+from .protocols import HELD_OUT
 from .report import percent
 from .results import Results
 from .tune import Search
@@ -55,14 +56,14 @@ class Lines:
 
 
 def table(search: Search) -> Table:
-    """One row for each point, the best one marked."""
-    best = search.best()
+    """One row for each point, the best one of each method marked."""
+    bests = search.bests
     made = Table(box=SIMPLE_HEAD)
     made.add_column("method")
     for name in ("strength", "damping", "average accuracy"):
         made.add_column(name, justify="right", no_wrap=True)
     made.add_column("")
-    for point in search.grid:
+    for point in search.points:
         made.add_row(
             Text(point.method),
             *(
@@ -70,47 +71,45 @@ def table(search: Search) -> Table:
                 for name in ("strength", "damping")
             ),
             _percent(search.accuracy(point)),
-            "best" if point == best else "",
+            "best" if point in bests else "",
         )
     return made
 
 
 def notes(search: Search) -> list[str]:
-    """Returns what there is to say of the best point, in lines."""
-    best = search.best()
-    lines = ["judged on the last sixth of the training data, held out"]
-    if best is not None:
+    """Returns what there is to say of the best points, in lines."""
+    lines = [f"judged on {HELD_OUT}"]
+    for best in search.bests:
         lines.append(f"best: {best.command}")
         command = _run_command(search, best)
         if command is not None:
             lines += ["on the test set, in a new run:", f"  {command}"]
         lines += [
             f"{edge}: there may be better ones beyond"
-            for edge in at_the_edge(best, search.grid)
+            for edge in at_the_edge(best, search.points)
         ]
-    lines.append(f"search and heat map: {search.folder}")
     return lines
 
 
 def _run_command(search: Search, point: Point) -> str | None:
     """Returns the `run` that does on the test set what a point did."""
-    results = search.results(point)
-    if results is None:
-        return None
+    results = search.done[point]
     config = {**results.config, "output": "DIR"}
     return remake.command(dataclasses.replace(results, config=config))
 
 
-def write_heat_map(search: Search) -> None:
-    """Draws accuracy over strength and damping, a field for each method."""
+def write_heat_map(search: Search) -> bool:
+    """Draws accuracy over strength and damping, a field for each method.
+
+    Returns:
+        Whether there was something to draw.
+    """
     methods = list(
-        dict.fromkeys(point.method for point in search.grid if point.options)
+        dict.fromkeys(point.method for point in search.points if point.options)
     )
-    if not methods:
-        return
-    means = [_mean(search, point) for point in search.grid]
-    if np.isnan(means).all():
-        return
+    means = [_mean(search, point) for point in search.points]
+    if not methods or np.isnan(means).all():
+        return False
     limits = np.nanmin(means), np.nanmax(means)
     with rc_context(STYLE):
         sizes = [_axes(search, method) for method in methods]
@@ -141,13 +140,14 @@ def write_heat_map(search: Search) -> None:
             write_atomically(
                 search.folder / (HEAT_MAP + kind), content.getvalue()
             )
+    return True
 
 
 def heat(search: Search, method: str) -> np.ndarray:
     """Returns the mean accuracies of a method: a row for each damping."""
     strengths, dampings = _axes(search, method)
     field = np.full((len(dampings), len(strengths)), np.nan)
-    for point in search.grid:
+    for point in search.points:
         if point.method == method:
             place = (
                 dampings.index(point.damping),
@@ -158,7 +158,7 @@ def heat(search: Search, method: str) -> np.ndarray:
 
 
 def _axes(search: Search, method: str) -> AxesValues:
-    points = [point for point in search.grid if point.method == method]
+    points = [point for point in search.points if point.method == method]
     return tuple(
         sorted({getattr(point, name) for point in points}, key=_number)
         for name in ("strength", "damping")

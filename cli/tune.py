@@ -10,19 +10,22 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from . import engines, files
+from . import grid as grid_module
+from .config import RunConfig
 from .errors import OptionError, RunError
 from .grid import Point
 from .lock import LOCK
+from .protocols import HELD_OUT
 from .types import Path, Record, Spread
 
 if TYPE_CHECKING:
-    from .config import RunConfig
     from .data import Data
     from .results import Results
 
 SEARCH = "search.json"
 POINTS = "points"
-SCHEMA = 1
+# 1 had one best setting for all methods.
+SCHEMA = 2
 # What a search goes over, and what does not change what a point brings.
 NOT_PROTOCOL = (
     "methods",
@@ -57,9 +60,13 @@ class Search:
                 if name not in NOT_PROTOCOL
             }
         )
+        # What is finished, and what was found damaged.
+        self.done: dict[Point, Results] = {}
+        self.problems: list[str] = []
         self.goes_on = (self.folder / SEARCH).is_file()
         if self.goes_on:
             self._check_protocol()
+            self._read_points()
         elif self.folder.is_dir() and any(
             entry.name != LOCK for entry in self.folder.iterdir()
         ):
@@ -102,19 +109,39 @@ class Search:
                 "; name another folder",
             )
 
-    def todo(self) -> list[Point]:
-        """Returns the points that are not finished."""
-        return [point for point in self.grid if self.results(point) is None]
-
-    def results(self, point: Point) -> Results | None:
-        """Returns the `Results` of a point that is finished, or `None`."""
+    def _read_points(self) -> None:
+        """Reads what is finished, also what is not in the grid of now."""
         from . import reading
 
-        path = self.folder / POINTS / point.file
-        if not path.is_file():
-            return None
-        results = reading.read(path)
-        return results if all(run.is_over for run in results.runs) else None
+        for path in sorted((self.folder / POINTS).glob("*.json")):
+            try:
+                results = reading.read(path)
+                config = {**results.config, "output": str(self.folder)}
+                point = grid_module.point_of(RunConfig.from_dict(config))
+            except RunError as error:
+                self.problems.append(f"{error}; it is left out")
+            except (OptionError, ValueError, TypeError, AttributeError):
+                self.problems.append(
+                    f"{path} is not the record of a point; it is left out"
+                )
+            else:
+                if all(run.is_over for run in results.runs):
+                    self.done[point] = results
+
+    @property
+    def points(self) -> list[Point]:
+        """All that is to be done or was, in order."""
+        methods = list(
+            dict.fromkeys(point.method for point in (*self.grid, *self.done))
+        )
+        return sorted(
+            {*self.grid, *self.done},
+            key=lambda point: (methods.index(point.method), *point.order),
+        )
+
+    def todo(self) -> list[Point]:
+        """Returns the points of the grid that are not finished."""
+        return [point for point in self.grid if point not in self.done]
 
     def run(
         self,
@@ -128,60 +155,95 @@ class Search:
             engine: A name in `engines.ENGINES`.
             jobs: How many points share a machine.
             finished: Called with each point and its `Results`.
+
+        Raises:
+            OptionError: If the data are not those of what is finished.
         """
         points = self.todo()
         configs = [self.grid[point] for point in points]
-        for position, record in _engine(engine, jobs)(held_out, configs):
+        function = functools.partial(held_out, checksum=self._checksum())
+        for position, record in _engine(engine, jobs)(function, configs):
+            _check_data(record["versions"].get("data"), self._checksum())
             # Not before: what fails at once leaves an empty folder.
             (self.folder / POINTS).mkdir(exist_ok=True)
             point = points[position]
-            files.write_json(self.folder / POINTS / point.file, record)
+            path = self.folder / POINTS / point.file
+            files.write_json(path, record)
+            self.done[point] = _read(path)
             self.write()
-            results = self.results(point)
-            if results is not None:
-                finished(point, results)
+            finished(point, self.done[point])
 
-    def best(self) -> Point | None:
-        """Returns the point with the highest mean accuracy, or `None`.
+    def _checksum(self) -> str | None:
+        """Returns that of the data of what is finished, if it is known."""
+        for results in self.done.values():
+            if "data" in results.versions:
+                return str(results.versions["data"])
+        return None
+
+    def best(self, method: str) -> Point | None:
+        """Returns a method's point with the highest mean accuracy, or `None`.
 
         One with a seed that failed does not count.
         """
-        done = {
+        means = {
             point: spread["mean"]
-            for point in self.grid
-            if (spread := self.accuracy(point))
-            and spread["n"] == self.grid[point].seeds
+            for point in self.points
+            if point.method == method
+            and (spread := self.accuracy(point)) is not None
+            and spread["n"] == len(self.done[point].runs)
         }
-        return max(done, key=lambda point: done[point]) if done else None
+        return max(means, key=lambda point: means[point]) if means else None
+
+    @property
+    def bests(self) -> list[Point]:
+        """The best point of each method that has one."""
+        methods = dict.fromkeys(point.method for point in self.points)
+        bests = (self.best(method) for method in methods)
+        return [best for best in bests if best is not None]
 
     def accuracy(self, point: Point) -> Spread | None:
         """Returns mean and spread of a point's accuracy, or `None`."""
-        results = self.results(point)
-        if results is None:
+        if point not in self.done:
             return None
-        return results.spread(point.method, "final_average_accuracy")
+        return self.done[point].spread(point.method, "final_average_accuracy")
 
     def write(self) -> None:
         """Writes the record of the search."""
-        best = self.best()
         files.write_json(
             self.folder / SEARCH,
             {
                 "schema": SCHEMA,
-                "judged_on": "the last sixth of the training data, held out",
+                "judged_on": HELD_OUT,
                 "protocol": self.protocol,
                 "points": [
                     {
-                        "method": point.method,
-                        **point.options,
+                        **_record(point),
                         "final_average_accuracy": self.accuracy(point),
                     }
-                    for point in self.grid
+                    for point in self.points
                 ],
-                "best": {"method": best.method, **best.options}
-                if best
-                else None,
+                "best": [_record(point) for point in self.bests],
             },
+        )
+
+
+def _record(point: Point) -> Record:
+    return {"method": point.method, **point.options}
+
+
+def _read(path: pathlib.Path) -> Results:
+    from . import reading
+
+    return reading.read(path)
+
+
+def _check_data(found: str | None, known: str | None) -> None:
+    if None not in (found, known) and found != known:
+        raise OptionError(
+            "--data-dir",
+            "the images or labels found are not those that the search was "
+            "begun with: their checksums differ. Go on with the same data, or "
+            "name another folder with --output",
         )
 
 
@@ -195,17 +257,25 @@ def _engine(
     return engines.here
 
 
-def held_out(config: RunConfig) -> Record:
+def held_out(config: RunConfig, checksum: str | None = None) -> Record:
     """Runs a configuration on training data alone; returns its record.
 
     It is trained on the first five sixths and judged on the rest: the test
     set is not looked at.
+
+    Args:
+        config: A `RunConfig`.
+        checksum: That of the data which earlier points were run on.
+
+    Raises:
+        OptionError: If the data are others.
     """
     from . import runner
 
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, output=folder)
         dataset = _held_out_data(config.datasets, config.data_dir)
+        _check_data(dataset.checksum, checksum)
         # A point that was interrupted is run again, in another folder.
         results = runner.run(config, dataset=dataset, resumable=False)
         record = results.to_dict()

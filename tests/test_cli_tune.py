@@ -60,13 +60,18 @@ def asked(monkeypatch, tmp_path):
     monkeypatch.setattr(startup, "import_quietly", lambda threads=None: None)
     calls = []
 
-    def held_out(config):
+    def held_out(config, checksum=None):
         calls.append(config)
-        run = results.Run(
-            config.methods[0], 0, np.array([[accuracy_of(config)]])
-        )
+        runs = [
+            results.Run(
+                config.methods[0], seed, np.array([[accuracy_of(config)]])
+            )
+            for seed in range(config.seeds)
+        ]
+        versions = {"data": "sha256:made-up"}
+        config = {**config.to_dict(), "output": ""}
         return results.Results(
-            "smnist", {}, "CPU", config.to_dict(), [run]
+            "smnist", versions, "CPU", config, runs
         ).to_dict()
 
     monkeypatch.setattr(tune, "held_out", held_out)
@@ -149,6 +154,7 @@ def test_several_values_are_read_one_by_one(args, expected):
         ("--tasks 6", "--tasks: received 6, expected at most 5"),
         ("--engine dask", "'--engine': 'dask' is not one of 'local', 'ray'"),
         ("--engine ray", "--engine: Ray is not installed; install it with pip"),
+        ("--tasks 2 --engine ray", "--engine: RAY_ADDRESS is not set; set it"),
         (
             "--output full",
             "--output: full is not empty and holds no search; name",
@@ -158,7 +164,11 @@ def test_several_values_are_read_one_by_one(args, expected):
 def test_a_wrong_option_is_named_in_one_line(
     asked, monkeypatch, args, expected
 ):
-    monkeypatch.setitem(sys.modules, "ray", None)
+    is_installed = "RAY_ADDRESS" in expected
+    monkeypatch.setitem(
+        sys.modules, "ray", types.ModuleType("ray") if is_installed else None
+    )
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     os.mkdir("full")
     pathlib.Path("full/notes.txt").write_text("mine")
     result = invoke(*args.split())
@@ -193,7 +203,9 @@ def test_a_search_ends_with_the_best_a_table_and_a_heat_map(asked):
     assert any("strength 1 is the largest tried" in line for line in lines)
     assert max(map(len, result.stdout.splitlines())) <= 80
     record = json.loads(pathlib.Path("search/search.json").read_text())
-    assert record["best"] == {"method": "si", "strength": 1.0, "damping": 0.01}
+    assert record["best"] == [
+        {"method": "si", "strength": 1.0, "damping": 0.01}
+    ]
     assert [p["final_average_accuracy"]["mean"] for p in record["points"]] == (
         pytest.approx([0.8, 0.75, 0.9, 0.85])
     )
@@ -219,10 +231,75 @@ def test_what_is_finished_is_not_run_again(asked):
     assert len(asked) == 6
 
 
+def test_more_values_are_set_beside_those_of_before(asked):
+    """Made up: 0.8 at strength 10, which is not the best of all five."""
+    assert invoke(*GRID, "--output", "search").exit_code == 0
+    more = ("--strength", "10", "--damping", "0.01", "--output", "search")
+    result = invoke(*more)
+    assert result.exit_code == 0, result.stderr
+    assert len(asked) == 5
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines[0] == "1/1 si strength 10 damping 0.01 average 80.00 %"
+    assert "si 1 0.01 90.00 % best" in lines
+    assert "best: --method si --strength 1.0 --damping 0.01" in lines
+    assert not any("strength 1 is the largest" in line for line in lines)
+    record = files.read_json("search/search.json")
+    assert [(p["strength"], p["damping"]) for p in record["points"]] == [
+        *((0.1, 0.01), (0.1, 0.1), (1.0, 0.01), (1.0, 0.1), (10.0, 0.01)),
+    ]
+    assert record["best"][0]["strength"] == 1.0
+    figure = pathlib.Path("search/heat_map.svg").read_text()
+    assert figure.count("<!-- 80.00 -->") == 2
+
+
+def test_each_method_has_a_best_setting_of_its_own(asked):
+    """Of l2, whose damping is the preset's 0.001: 0.85 and 0.75."""
+    methods = ("--method", "si", "--method", "l2")
+    result = invoke(*methods, "--strength", "1", "10", "--output", "search")
+    assert result.exit_code == 0, result.stderr
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "si 1 0.001 85.00 % best" in lines
+    assert "l2 1 - 85.00 % best" in lines
+    assert "best: --method l2 --strength 1.0" in lines
+    assert lines.count("on the test set, in a new run:") == 2
+    assert (
+        lines.count(
+            "strength 1 is the smallest tried: there may be better ones beyond"
+        )
+        == 2
+    )
+
+
+def test_a_heat_map_has_strengths_across_and_dampings_upwards(asked):
+    """The made-up accuracies are all different."""
+    made = points("si", strengths=(10.0, 1.0), dampings=(0.1, 0.01, 0.001))
+    search = tune.Search("search", made)
+    os.mkdir("search")
+    search.run()
+    np.testing.assert_allclose(
+        search_report.heat(search, "si"),
+        [[0.85, 0.75], [0.9, 0.8], [0.85, 0.75]],
+    )
+    drawn = []
+    figure = pathlib.Path("search/heat_map.svg")
+    search_report.write_heat_map(search)
+    # Text is drawn at its place: y grows downwards in SVG.
+    for part in figure.read_text().split("<!-- ")[1:]:
+        text, rest = part.split(" -->", 1)
+        x, y = rest.split("translate(")[1].split(")")[0].split()[:2]
+        drawn.append((text, float(x), float(y)))
+    values = [at for at in drawn if at[0] in ("90.00", "80.00")]
+    (best, x_best, y_best), (_, x_other, y_other) = sorted(values, reverse=True)
+    assert x_best < x_other and y_best == y_other
+    ticks = {text: y for text, x, y in drawn if x < x_best - 20}
+    assert ticks["0.1"] < ticks["0.01"] < ticks["0.001"]
+    assert abs(ticks["0.01"] - y_best) < 10
+
+
 def test_an_interrupted_search_goes_on(asked, monkeypatch):
     finished = tune.held_out
 
-    def interrupted(config):
+    def interrupted(config, checksum):
         if len(asked) == 2:
             raise KeyboardInterrupt
         return finished(config)
@@ -241,7 +318,7 @@ def test_an_interrupted_search_goes_on(asked, monkeypatch):
 
 
 def test_a_failure_before_the_first_point_leaves_nothing(asked, monkeypatch):
-    def fail(config):
+    def fail(config, checksum):
         raise OptionError("--dataset", "there is none")
 
     monkeypatch.setattr(tune, "held_out", fail)
@@ -277,6 +354,110 @@ def test_a_search_of_before_there_was_an_option_goes_on(asked):
     assert "(padding 0, now 2)" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--seeds 2",
+        "--seed 3",
+        "--precision mixed_bfloat16",
+        "--scenario class",
+        "--dataset fashion_mnist",
+        "--hidden 9",
+        "--batch-size 9",
+        "--learning-rate 0.5",
+        "--keep-optimizer",
+        "--output-weights glorot",
+        "--tasks 2",
+    ],
+)
+def test_every_option_of_the_protocol_counts(asked, option):
+    assert invoke("--strength", "1", "--output", "search").exit_code == 0
+    result = invoke("--strength", "1", "--output", "search", *option.split())
+    assert result.exit_code == 2
+    assert "search holds a search with another protocol" in result.stderr
+    assert len(asked) == 1
+
+
+def test_other_data_are_refused(asked, monkeypatch):
+    """Whether a process finds them, or the search sees them afterwards."""
+    assert invoke(*GRID, "--output", "search").exit_code == 0
+    more = ("--strength", "7", *GRID[3:], "--output", "search")
+    before = sorted(os.listdir("search/points"))
+    made_up = tune.held_out
+
+    def other_data(config, checksum):
+        record = made_up(config)
+        record["versions"]["data"] = "sha256:other"
+        return record
+
+    monkeypatch.setattr(tune, "held_out", other_data)
+    result = invoke(*more)
+    assert result.exit_code == 2
+    assert "--data-dir: the images or labels found are not" in result.stderr
+    assert sorted(os.listdir("search/points")) == before
+
+
+def test_a_damaged_point_is_named_and_run_again(asked):
+    assert invoke(*GRID, "--output", "search").exit_code == 0
+    folder = pathlib.Path("search/points")
+    (folder / "si-strength=0.1-damping=0.01.json").write_text("{")
+    other = folder / "si-strength=0.1-damping=0.1.json"
+    record = files.read_json(other)
+    record["config"]["strength"] = "much"
+    files.write_json(other, record)
+    result = invoke(*GRID, "--output", "search")
+    assert result.exit_code == 0, result.stderr
+    first, second = result.stderr.splitlines()
+    assert first.startswith(
+        "note: search/points/si-strength=0.1-damping=0.01.json is damaged"
+    )
+    assert first.endswith("it is left out")
+    assert second == (
+        "note: search/points/si-strength=0.1-damping=0.1.json is not the "
+        "record of a point; it is left out"
+    )
+    assert len(asked) == 6
+    assert result.stdout.startswith("2 of 4 are done already\n")
+
+
+def test_a_point_with_a_seed_that_failed_is_not_the_best(asked, monkeypatch):
+    """Its other seed alone would make it the best."""
+    finished = tune.held_out
+
+    def diverging(config, checksum):
+        record = finished(config)
+        if config.strength == 1:
+            run = results.Run.empty("si", 1, 1)
+            run.failed = "it diverged"
+            record["runs"][1] = run.to_dict()
+        return record
+
+    monkeypatch.setattr(tune, "held_out", diverging)
+    result = invoke(*GRID, "--seeds", "2", "--output", "search")
+    assert result.exit_code == 0, result.stderr
+    assert "best: --method si --strength 0.1 --damping 0.01" in result.stdout
+
+
+def test_a_search_without_a_finished_setting_is_a_failure(asked, monkeypatch):
+    finished = tune.held_out
+
+    def diverging(config, checksum):
+        record = finished(config)
+        run = results.Run.empty("si", 0, 1)
+        run.failed = "it diverged"
+        record["runs"] = [run.to_dict()]
+        return record
+
+    monkeypatch.setattr(tune, "held_out", diverging)
+    result = invoke(*GRID, "--output", "search")
+    assert result.exit_code == 1
+    assert result.stdout.endswith("\nsearch: search\n")
+    assert result.stderr.startswith(
+        "keras-si: error: no setting was finished: each diverged"
+    )
+    assert sorted(os.listdir("search")) == ["points", "search.json"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"protocol": 3}'])
 def test_a_damaged_search_is_refused(asked, text):
     os.mkdir("search")
@@ -290,7 +471,7 @@ def test_a_damaged_search_is_refused(asked, text):
 def test_a_point_that_diverged_is_finished_and_not_the_best(asked, monkeypatch):
     finished = tune.held_out
 
-    def diverging(config):
+    def diverging(config, checksum):
         record = finished(config)
         if config.strength == 1:
             run = results.Run.empty("si", 0, 1)
@@ -404,9 +585,17 @@ def test_jobs_share_the_cores(monkeypatch):
     assert [engines.cores_each(jobs) for jobs in (1, 2, 3, 99)] == [8, 4, 2, 1]
 
 
-@pytest.mark.parametrize("address", [None, "ray://head:10001"])
-def test_ray_gets_the_points_and_gives_them_back(monkeypatch, address):
-    """With a stand-in that is as Ray is where we use it."""
+class RayTaskError(Exception):
+    """As Ray raises what a task raised: what it was is in `cause`."""
+
+    def __init__(self, cause):
+        super().__init__("a traceback from over there")
+        self.cause = cause
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """A stand-in that is as Ray is where we use it; what it heard."""
     heard = {}
 
     class Remote:
@@ -417,27 +606,58 @@ def test_ray_gets_the_points_and_gives_them_back(monkeypatch, address):
         heard["num_cpus"] = num_cpus
         return Remote
 
+    def get(future):
+        _, function, args = future
+        try:
+            return function(*args)
+        except Exception as error:
+            raise RayTaskError(error) from error
+
     fake = types.SimpleNamespace(
         init=lambda **given: heard.update(given),
         remote=remote,
         # The last first: the order of the end is not that of the start.
         wait=lambda waiting, num_returns: (waiting[-1:], waiting[:-1]),
-        get=lambda future: future[1](*future[2]),
+        get=get,
         shutdown=lambda: heard.update(shut_down=True),
+        exceptions=types.SimpleNamespace(RayTaskError=RayTaskError),
     )
     monkeypatch.setitem(sys.modules, "ray", fake)
     monkeypatch.setattr(engines, "import_quietly", NO_START)
     monkeypatch.setattr(engines, "cores_each", lambda jobs: 4)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-    if address:
-        monkeypatch.setenv("RAY_ADDRESS", address)
+    return heard
+
+
+def test_ray_gets_the_points_and_gives_them_back(fake_ray):
     got = list(engines.ray(math.sqrt, [1.0, 4.0], jobs=2))
     assert got == [(1, 2.0), (0, 1.0)]
-    assert heard["num_cpus"] == 4 and heard["shut_down"]
-    # A cluster's own settings are left alone.
-    assert heard.get("_node_ip_address") == (None if address else "127.0.0.1")
+    assert fake_ray["num_cpus"] == 4 and fake_ray["shut_down"]
+    # Where it starts is RAY_ADDRESS's, how the cluster's own.
+    assert {*fake_ray} == {
+        *("logging_level", "log_to_driver", "num_cpus", "shut_down"),
+    }
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_an_error_over_there_is_told_as_one_from_here(fake_ray):
+    with pytest.raises(ValueError, match="^(expected a non|math domain)"):
+        list(engines.ray(math.sqrt, [-1.0], jobs=2))
+    assert fake_ray["shut_down"]
+
+
+def test_ray_finds_the_data_from_any_folder(asked, fake_ray, tmp_path):
+    os.mkdir("here")
+    made = ("--strength", "1", "--data-dir", "here", "--engine", "ray")
+    assert invoke(*made, "--output", "search").exit_code == 0
+    assert asked[0].data_dir == str(tmp_path / "here")
+
+
+def test_processes_get_their_share_of_the_cores(monkeypatch):
+    """`umask`, called in place of TensorFlow's start, tells what it got."""
+    monkeypatch.setattr(engines, "cores_each", lambda jobs: 10 * jobs)
+    assert list(engines.processes(os.umask, [0], 2, os.umask)) == [(0, 20)]
 
 
 def test_the_default_folder_is_that_of_a_search():
