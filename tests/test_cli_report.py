@@ -190,6 +190,76 @@ def test_runs_of_one_protocol_differ_in_nothing():
     ]
 
 
+@pytest.mark.parametrize(
+    "name, one, other",
+    [
+        ("scenario", "task", "class"),
+        ("dataset", "mnist", "fashion_mnist"),
+        ("padding", 0, 2),
+        ("tasks", 2, 3),
+        ("epochs", 1, 2),
+        ("steps", None, 20),
+        ("batch_size", 64, 128),
+        ("hidden", (10, 10), (10, 20)),
+        ("learning_rate", 0.1, 0.2),
+        ("reset_optimizer", False, True),
+        ("output_weights", "glorot", "zeros"),
+        ("precision", "float32", "mixed_bfloat16"),
+    ],
+)
+def test_every_option_of_the_protocol_is_told(name, one, other):
+    labelled = [
+        (label, make_results(make_run(), **{name: value}))
+        for label, value in (("a", one), ("b", other))
+    ]
+    ((told, values),) = protocols.differences(labelled)
+    assert told == name.replace("_", " ")
+    assert sorted(values.values()) == [["a"], ["b"]]
+
+
+def test_held_out_accuracy_is_not_that_of_the_test_set():
+    run = make_results(make_run(), output="runs/x")
+    point = make_results(make_run(), output="")
+    # They cannot have the same data.
+    run.versions["data"], point.versions["data"] = "sha256:1", "sha256:2"
+    assert protocols.differences([("run", run), ("point", point)]) == [
+        (
+            "judged on",
+            {
+                "the test set": ["run"],
+                "the last sixth of the training data, held out": ["point"],
+            },
+        )
+    ]
+
+
+def test_other_data_are_told():
+    first, other, old = (make_results(make_run()) for _ in range(3))
+    first.versions["data"] = "sha256:" + 32 * "1f"
+    other.versions["data"] = "sha256:" + 32 * "2f"
+    labelled = [("a", first), ("b", other), ("old", old)]
+    assert protocols.differences(labelled) == [
+        ("data", {"sha256:1f1f1f1f1f1f": ["a"], "sha256:2f2f2f2f2f2f": ["b"]})
+    ]
+    # The first keras-si did not write them down; another dataset says it all.
+    assert protocols.differences([("a", first), ("old", old)]) == []
+    other.config["dataset"] = "fashion_mnist"
+    named = protocols.differences([("a", first), ("b", other)])
+    assert [name for name, _ in named] == ["dataset"]
+
+
+def test_no_line_is_told_by_its_colour_alone():
+    looks = list(figures.line_looks(["red", "blue"]))
+    assert looks[0] == {"color": "red", "marker": "o", "linestyle": "-"}
+    # The next red one.
+    assert looks[2] == {"color": "red", "marker": "^", "linestyle": "-."}
+    with figures.rc_context(figures.STYLE):
+        axes = figures.Figure().add_subplot()
+        drawn = [axes.plot([1, 2])[0] for _ in range(figures.NUM_LINES)]
+    each = [(x.get_color(), x.get_marker(), x.get_linestyle()) for x in drawn]
+    assert len({*each}) == figures.NUM_LINES
+
+
 def test_settings_are_of_those_who_use_them():
     naive = make_results(make_run(method="naive"), strength=1.0, damping=1.0)
     l2 = make_results(make_run(method="l2"), strength=2.0, damping=2.0)
