@@ -110,39 +110,103 @@ def resolved(benchmark, preset, **given):
     return config.resolve(benchmark, preset, {**common, **given})
 
 
-def test_the_papers_protocols():
-    """Zenke, Poole & Ganguli 2017, and the authors' code."""
-    split = resolved("smnist", "paper")
-    assert (split.scenario, split.tasks) == ("task", 5)
-    assert (split.hidden, split.batch_size, split.epochs) == (
-        (256, 256),
-        64,
-        10,
-    )
-    assert (split.strength, split.damping) == (1.0, 1e-3)
-    assert split.reset_optimizer and split.output_weights == "zeros"
-    cifar = resolved("scifar", "paper")
-    assert cifar.datasets == ("cifar10", "cifar100")
-    assert (cifar.tasks, cifar.classes_per_task) == (6, 10)
-    assert (cifar.batch_size, cifar.epochs, cifar.hidden) == (256, 60, (512,))
-    assert (cifar.strength, cifar.damping) == (0.01, 1e-3)
+@pytest.mark.parametrize(
+    "protocol, length, net, adam, si",
+    [
+        (
+            "pmnist quick domain",
+            (10, 1, None, 256),
+            ((2000, 2000), "glorot", 0),
+            (3e-3, False),
+            (10.0, 0.1),
+        ),
+        (
+            "pmnist paper domain",
+            (10, 20, None, 256),
+            ((2000, 2000), "glorot", 0),
+            (1e-3, False),
+            (0.1, 0.1),
+        ),
+        (
+            "pmnist vandeven domain",
+            (10, None, 5000, 128),
+            ((1000, 1000), "glorot", 2),
+            (1e-4, False),
+            (10.0, 0.1),
+        ),
+        (
+            "smnist quick task",
+            (5, 2, None, 64),
+            ((256, 256), "zeros", 0),
+            (1e-3, True),
+            (1.0, 1e-3),
+        ),
+        (
+            "smnist paper task",
+            (5, 10, None, 64),
+            ((256, 256), "zeros", 0),
+            (1e-3, True),
+            (1.0, 1e-3),
+        ),
+        (
+            "smnist vandeven task",
+            (5, None, 2000, 128),
+            ((400, 400), "glorot", 0),
+            (1e-3, False),
+            (10.0, 0.1),
+        ),
+        (
+            "smnist vandeven domain",
+            (5, None, 2000, 128),
+            ((400, 400), "glorot", 0),
+            (1e-3, False),
+            (50000.0, 0.1),
+        ),
+        (
+            "smnist vandeven class",
+            (5, None, 2000, 128),
+            ((400, 400), "glorot", 0),
+            (1e-3, False),
+            (5000.0, 0.1),
+        ),
+        (
+            "scifar quick task",
+            (6, 4, None, 256),
+            ((512,), "zeros", 0),
+            (1e-3, True),
+            (0.01, 1e-3),
+        ),
+        (
+            "scifar paper task",
+            (6, 60, None, 256),
+            ((512,), "zeros", 0),
+            (1e-3, True),
+            (0.01, 1e-3),
+        ),
+    ],
+)
+def test_the_numbers_of_every_protocol(protocol, length, net, adam, si):
+    """Of Zenke, Poole & Ganguli 2017 and van de Ven & Tolias 2018."""
+    benchmark, preset, scenario = protocol.split()
+    got = resolved(benchmark, preset, scenario=scenario)
+    assert got.scenario == scenario
+    assert (got.tasks, got.epochs, got.steps, got.batch_size) == length
+    assert (got.hidden, got.output_weights, got.padding) == net
+    assert (got.learning_rate, got.reset_optimizer) == adam
+    assert (got.strength, got.damping) == si
+
+
+def test_the_scenarios_and_the_classes_of_the_paper():
+    papers = [resolved(name, "paper") for name in presets.BENCHMARKS]
+    assert [(each.benchmark, each.scenario) for each in papers] == [
+        *(("pmnist", "domain"), ("smnist", "task"), ("scifar", "task")),
+    ]
+    assert [each.datasets for each in papers] == [
+        *(("mnist",), ("mnist",), ("cifar10", "cifar100")),
+    ]
+    assert [each.classes_per_task for each in papers[1:]] == [2, 10]
     alone = resolved("scifar", "paper", dataset="cifar10")
     assert (alone.tasks, alone.classes_per_task) == (5, 2)
-
-
-def test_the_protocols_of_van_de_ven_and_tolias():
-    permuted = resolved("pmnist", "vandeven")
-    assert (permuted.steps, permuted.epochs) == (5000, None)
-    assert (permuted.hidden, permuted.batch_size) == ((1000, 1000), 128)
-    assert (permuted.learning_rate, permuted.padding) == (1e-4, 2)
-    strengths = {}
-    for scenario in ("task", "domain", "class"):
-        split = resolved("smnist", "vandeven", scenario=scenario)
-        assert (split.steps, split.epochs) == (2000, None)
-        assert (split.hidden, split.batch_size) == ((400, 400), 128)
-        assert not split.reset_optimizer and split.padding == 0
-        strengths[scenario] = split.strength
-    assert strengths == {"task": 10.0, "domain": 50000.0, "class": 5000.0}
 
 
 def test_epochs_given_take_the_place_of_steps_and_the_other_way_round():
