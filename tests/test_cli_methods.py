@@ -204,20 +204,33 @@ def test_how_long_each_task_is_learned(heard, monkeypatch, given, expected):
     assert totals == [sum(epochs * steps for epochs, steps in got)]
 
 
-def test_l2_by_hand():
-    """One weight, SGD; the second task is held to where the first ended."""
+def one_weight(**options):
+    """Returns a net with one weight, 0 at first, and SGD at 1/4."""
     model = keras.Sequential(
         [
             keras.Input((1,)),
-            keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros"),
+            keras.layers.Dense(
+                1, use_bias=False, kernel_initializer="zeros", **options
+            ),
         ]
     )
     model.compile(keras.optimizers.SGD(0.25), "mse")
+    return model
+
+
+def by_one_weight(do, y, **options):
+    """Calls `fit` or `evaluate` with the one example (1, y)."""
+    return do(np.ones((1, 1)), np.full((1, 1), y), verbose=0, **options)
+
+
+def test_l2_by_hand():
+    """One weight, SGD; the second task is held to where the first ended."""
+    model = one_weight()
     l2 = methods.METHODS["l2"](types.SimpleNamespace(strength=0.5))
     l2.attach(model)
 
     def step(y):
-        model.fit(np.ones((1, 1)), np.full((1, 1), y), verbose=0)
+        by_one_weight(model.fit, y)
         return model.get_weights()[0].item()
 
     # The gradient of (w - 1)^2 at 0 is -2, and there is no penalty yet.
@@ -230,9 +243,43 @@ def test_l2_by_hand():
     strength, reference = l2.variables
     assert float(strength) == 0.5
     assert reference.numpy().item() == pytest.approx(0.5)
-    assert model.evaluate(
-        np.ones((1, 1)), np.zeros((1, 1)), verbose=0
-    ) == pytest.approx(0.1875**2 + 0.5 * (0.1875 - 0.5) ** 2)
+    assert by_one_weight(model.evaluate, 0.0) == pytest.approx(
+        0.1875**2 + 0.5 * (0.1875 - 0.5) ** 2
+    )
+
+
+def test_l2_adds_to_the_penalty_that_a_layer_had():
+    model = one_weight(kernel_regularizer=keras.regularizers.L2(0.25))
+    l2 = methods.METHODS["l2"](types.SimpleNamespace(strength=0.5))
+    l2.attach(model)
+    # At 0 the layer's own penalty, w^2 / 4, has no gradient.
+    by_one_weight(model.fit, 1.0)
+    assert model.get_weights()[0].item() == pytest.approx(0.5)
+    l2.end_task(model)
+    # At 1/2 that of its own alone: 1/4; the task, (w - 1/2)^2, has none.
+    by_one_weight(model.fit, 0.5)
+    assert model.get_weights()[0].item() == pytest.approx(0.4375)
+    model.set_weights([np.full((1, 1), 3.0)])
+    # 3^2 / 4 of its own, and 0.5 (3 - 0.5)^2.
+    assert by_one_weight(model.evaluate, 3.0) == pytest.approx(2.25 + 3.125)
+
+
+def test_si_by_hand():
+    """One weight, SGD; the strength and the damping are those of the run."""
+    model = one_weight()
+    si = methods.METHODS["si"](
+        types.SimpleNamespace(strength=0.5, damping=0.75)
+    )
+    si.attach(model)
+    # The gradient of (w - 1)^2 at 0 is -2, and the step 1/2.
+    by_one_weight(model.fit, 1.0, callbacks=si.callbacks())
+    assert model.get_weights()[0].item() == pytest.approx(0.5)
+    # omega is 2 * 1/2, Omega 1 / (1/4 + 0.75).
+    (importance,) = si.importance().values()
+    assert importance.item() == pytest.approx(1.0)
+    # Two steps of w^2 with the penalty, 0.5 (w - 0.5)^2: as above.
+    by_one_weight(model.fit, 0.0, callbacks=si.callbacks(), epochs=2)
+    assert model.get_weights()[0].item() == pytest.approx(0.1875)
 
 
 def test_every_method_names_itself():
