@@ -1,12 +1,15 @@
 """Data comes through TFDS: embedded, from a folder, or not at all."""
 
+import json
+import os
 import socket
 import urllib.request
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from keras_si_cli import data
+from click.testing import CliRunner
+from keras_si_cli import data, figures, main
 from keras_si_cli.errors import OptionError, RunError
 
 
@@ -40,6 +43,25 @@ def test_a_data_dir_is_looked_in(tmp_path):
     dummy = data.load("dummy_mnist", tmp_path)
     assert len(dummy.train) == len(dummy.test) == 20
     assert dummy.train.images.shape == (20, 28, 28, 1)
+
+
+def test_a_run_takes_its_images_from_the_data_dir(tmp_path, monkeypatch):
+    """Those of a dataset that is nowhere else, and TFDS knows no code of."""
+    folder, output = tmp_path / "images", tmp_path / "out"
+    tfds.testing.DummyMnist(data_dir=folder).download_and_prepare()
+    monkeypatch.setattr(figures, "write_figures", lambda *args: None)
+    result = CliRunner().invoke(
+        main.main,
+        [
+            *("run", "pmnist", "--dataset", "dummy_mnist"),
+            *("--data-dir", os.fspath(folder), "--output", os.fspath(output)),
+            *("--tasks", "1", "--hidden", "4", "--method", "naive"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    written = json.loads((output / "results.json").read_text())
+    checksum = data.load("dummy_mnist", folder).checksum
+    assert written["versions"]["data"] == checksum
 
 
 def test_a_data_dir_comes_before_the_embedded_copy(tmp_path, no_network):

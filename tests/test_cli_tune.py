@@ -664,3 +664,30 @@ def test_the_default_folder_is_that_of_a_search():
     assert output.default_folder("tune-smnist").startswith(
         os.path.join("runs", "tune-smnist-")
     )
+
+
+def test_a_search_takes_its_images_from_the_data_dir(monkeypatch, tmp_path):
+    asked = []
+
+    def load(name, data_dir):
+        asked.append((name, data_dir))
+        split = data.Split(
+            np.zeros((6, 1, 1, 1), "uint8"), np.zeros(6, "int32")
+        )
+        return data.Data(name, 10, split, split)
+
+    def run(config, **given):
+        done = results.Run(config.methods[0], 0, np.array([[0.5]]))
+        return results.Results("smnist", {}, "", config.to_dict(), [done])
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(startup, "import_quietly", lambda: None)
+    monkeypatch.setattr(search_report, "write_heat_map", lambda search: None)
+    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(runner, "run", run)
+    tune._held_out_data.cache_clear()
+    os.mkdir("images")
+    result = invoke("--dataset", "fashion_mnist", "--data-dir", "images")
+    tune._held_out_data.cache_clear()
+    assert result.exit_code == 0, result.output
+    assert asked == [("fashion_mnist", "images")]
