@@ -1,11 +1,16 @@
 """Tasks that split the classes, and several tasks mixed in one stream."""
 
+import json
+import math
+import pathlib
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from keras_si_cli import benchmarks, data, pixels, task
+from click.testing import CliRunner
+from keras_si_cli import benchmarks, data, figures, main, pixels, task
 from keras_si_cli.errors import OptionError
 
 # Image i is filled with the number i.
@@ -166,6 +171,66 @@ def test_cifar_100_follows_cifar_10(monkeypatch, tmp_path):
     assert len(tasks[0].train_examples) == 60
     tens = np.bincount(other.train.labels // 10, minlength=10)
     assert [len(t.train_examples) for t in tasks[1:]] == tens[:5].tolist()
+
+
+def one_image_of_each_class(name, data_dir):
+    """Returns what takes the place of CIFAR-10 and CIFAR-100."""
+    count = {"cifar10": 10, "cifar100": 100}[name]
+    images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3))
+    split = data.Split(images.astype("uint8"), np.arange(count, dtype="int32"))
+    return data.Data(name, count, split, split)
+
+
+def test_a_run_of_the_papers_six_tasks(monkeypatch, tmp_path):
+    """One step a task: the loss is that of ten outputs that know nothing."""
+    heard = []
+
+    def listen(name):
+        original = getattr(keras.Sequential, name)
+
+        def heard_too(model, *args, **kwargs):
+            got = original(model, *args, **kwargs)
+            assert model.output_shape == (None, 60)
+            loss = got.history["loss"][0] if name == "fit" else None
+            heard.append((name, tuple(model.layers[-1].active), loss))
+            return got
+
+        monkeypatch.setattr(keras.Sequential, name, heard_too)
+
+    listen("fit")
+    listen("evaluate")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "load", one_image_of_each_class)
+    monkeypatch.setattr(figures, "write_figures", lambda *args: None)
+    result = CliRunner().invoke(
+        main.main,
+        [
+            *("run", "scifar", "--preset", "paper", "--method", "si"),
+            *("--steps", "1", "--batch-size", "10", "--hidden", "8"),
+            *("--no-jit", "--output", "out"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    tens = [tuple(range(first, first + 10)) for first in range(0, 60, 10)]
+    fits = [call[1:] for call in heard if call[0] == "fit"]
+    assert [active for active, _ in fits] == tens
+    # The output weights start at zero, and those of later tasks stay there.
+    assert [loss for _, loss in fits] == pytest.approx([math.log(10)] * 6)
+    # The untrained net; then the tasks met, and the next one.
+    rows = [tens[: after + 2] for after in range(6)]
+    assert [active for name, active, _ in heard if name == "evaluate"] == [
+        *tens[1:],
+        *(ten for row in rows for ten in row),
+    ]
+    (run,) = json.loads(pathlib.Path("out/results.json").read_text())["runs"]
+    accuracy = np.array(run["accuracy"], "float64")  # null is NaN.
+    assert accuracy.shape == (6, 6)
+    measured = np.arange(6)[:, None] + 1 >= np.arange(6)
+    np.testing.assert_array_equal(np.isfinite(accuracy), measured)
+    # Of ten equal outputs the first is named: one class, so one image, in ten.
+    after_each, following = np.arange(5), np.arange(1, 6)
+    assert accuracy[after_each, following] == pytest.approx([0.1] * 5)
+    assert run["untrained_accuracy"] == [None, *[pytest.approx(0.1)] * 5]
 
 
 def test_datasets_of_different_shapes_are_not_joined():
