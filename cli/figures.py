@@ -62,7 +62,8 @@ TASK_STYLE: Any = {**STYLE, "font.size": 9}
 MOST_COLUMNS = 5
 # Characters of a heading that fit over the figure of averages.
 LINE = 60
-# Of the longest name in a legend, in inches.
+# Of the figure of averages, and of the longest name in a legend, in inches.
+WIDTH = 7
 NAME_WIDTH = 2.6
 
 
@@ -108,9 +109,13 @@ def average_figure(labelled: Labelled) -> Figure:
         labelled: Pairs of a label and its `Results`; the label is shown
             before the method where there are several.
     """
-    names_below = sum(len(r.methods) for _, r in labelled)
-    names_below *= len(labelled) > 1
-    figure = Figure(figsize=(7, 4.2 + 0.22 * names_below), layout="constrained")
+    # Names of folders are long: each has a line of its own.
+    count = sum(len(results.methods) for _, results in labelled)
+    names_per_row = 1 if len(labelled) > 1 else _names_per_row(WIDTH)
+    name_rows = -(-count // names_per_row)
+    figure = Figure(
+        figsize=(WIDTH, 4.2 + 0.22 * name_rows), layout="constrained"
+    )
     axes = figure.add_subplot()
     for label, results in labelled:
         for method in results.methods:
@@ -127,11 +132,7 @@ def average_figure(labelled: Labelled) -> Figure:
     axes.set_xlabel("number of tasks learned")
     axes.set_ylabel("average accuracy on the tasks learned")
     _format(axes)
-    if len(labelled) > 1:
-        # Below: names of folders are long, and would cover the lines.
-        figure.legend(loc="outside lower center", frameon=False)
-    elif axes.lines:
-        axes.legend(frameon=False)
+    _write_legend(figure, axes, names_per_row)
     return figure
 
 
@@ -145,8 +146,7 @@ def task_figure(results: Results) -> Figure:
     rows = -(-count // MOST_COLUMNS)
     columns = -(-count // rows)
     width = 1.2 + 1.8 * columns
-    # As many names in a row as it is wide enough for.
-    names_per_row = max(1, int(width // NAME_WIDTH))
+    names_per_row = _names_per_row(width)
     name_rows = -(-len(results.methods) // names_per_row)
     figure = Figure(
         figsize=(width, 0.9 + 1.7 * rows + 0.2 * name_rows),
@@ -167,7 +167,18 @@ def task_figure(results: Results) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("tasks learned")
     figure.supylabel("accuracy on the task")
-    handles, names = grid.flat[0].get_legend_handles_labels()
+    _write_legend(figure, grid.flat[0], names_per_row)
+    return figure
+
+
+def _names_per_row(width: float) -> int:
+    """As many as a figure so many inches wide has room for."""
+    return max(1, int(width // NAME_WIDTH))
+
+
+def _write_legend(figure: Figure, axes: Axes, names_per_row: int) -> None:
+    """Names the lines of `axes` below the figure, where it covers none."""
+    handles, names = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
             handles,
@@ -176,7 +187,6 @@ def task_figure(results: Results) -> Figure:
             ncols=names_per_row,
             frameon=False,
         )
-    return figure
 
 
 def method_name(method: str) -> str:
@@ -221,7 +231,7 @@ def _format(*all_axes: Axes) -> None:
     lowest = np.floor(10 * np.nanmin(drawn)) / 10 - 1e-9
     for axes in all_axes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_ylim(lowest, 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
