@@ -474,7 +474,7 @@ def test_the_figures_open_and_show_each_method(two_methods, tmp_path):
         "average_accuracy.svg",
     ]
     image = imread(tmp_path / "average_accuracy.png")
-    assert image.shape[:2] == (672, 1120)
+    assert image.shape[:2] == (707, 1120)
     assert image[..., :3].std() > 0.01  # Not an empty page.
     svg = xml.etree.ElementTree.parse(tmp_path / "average_accuracy.svg")
     comments = (tmp_path / "average_accuracy.svg").read_text()

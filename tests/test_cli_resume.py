@@ -201,12 +201,12 @@ def test_a_kill_at_any_write_costs_nothing_but_time(monkeypatch, tmp_path):
     assert sorted(os.listdir("out")) == sorted(os.listdir("whole"))
 
 
-# Of the processor's time, so that it does not matter what else is running. Such
-# a run takes about 4 of them.
-KILL_AFTER_SECONDS = (1.0, 4.0)
+# Of the processor's time that the run takes when it is left alone: it does not
+# matter what else is running, nor how fast the machine is.
+KILL_AFTER = (0.2, 0.8)
 
 REAL_RUN = """
-import signal, sys
+import atexit, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from keras_si_cli import data, main, startup
 import test_cli_run
@@ -215,6 +215,8 @@ data.load = lambda name, data_dir: test_cli_run.few_images()
 # Ends the process where it stands, as SIGKILL does.
 signal.signal(signal.SIGPROF, signal.SIG_DFL)
 signal.setitimer(signal.ITIMER_PROF, float(sys.argv[2]))
+begun = time.process_time()
+atexit.register(lambda: print(time.process_time() - begun, file=sys.stderr))
 main.main(sys.argv[3:])
 """
 
@@ -232,11 +234,12 @@ def start_real_run(seconds, *args, **kwargs):
 def test_a_process_killed_at_random_moments_ends_as_if_nothing_had_been():
     done = start_real_run(0, *COMMAND, "--output", "whole")
     assert done.returncode == 0, done.stderr
-    rng = random.Random(2)
+    took = float(done.stderr.splitlines()[-1])
+    rng = random.Random(1)
     kills = 0
     while True:
         # Longer and longer, so that it ends.
-        seconds = rng.uniform(*KILL_AFTER_SECONDS) * (1 + kills / 4)
+        seconds = took * rng.uniform(*KILL_AFTER) * (1 + kills / 4)
         done = start_real_run(seconds, *COMMAND, "--output", "out", "--resume")
         if done.returncode == 0:
             break
