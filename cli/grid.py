@@ -10,6 +10,11 @@ from .methods import METHODS
 from .types import Options, Record
 
 
+def order(value: float | None) -> float:
+    """By which the values of a setting are sorted; having none comes first."""
+    return float("-inf") if value is None else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Point:
     """One setting of one method; `None` where the method has no such thing."""
@@ -33,11 +38,7 @@ class Point:
     @property
     def order(self) -> tuple[float, float]:
         """By which the points of a method are sorted."""
-        none = float("-inf")
-        return (
-            none if self.strength is None else self.strength,
-            none if self.damping is None else self.damping,
-        )
+        return order(self.strength), order(self.damping)
 
     @property
     def file(self) -> str:

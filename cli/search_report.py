@@ -18,7 +18,7 @@ from rich.text import Text
 from . import remake
 from .figures import FORMATS, STYLE
 from .files import write_atomically
-from .grid import Point, at_the_edge
+from .grid import Point, at_the_edge, order
 from .protocols import HELD_OUT
 from .report import percent
 from .results import Results
@@ -160,7 +160,7 @@ def heat(search: Search, method: str) -> np.ndarray:
 def _axes(search: Search, method: str) -> AxesValues:
     points = [point for point in search.points if point.method == method]
     return tuple(
-        sorted({getattr(point, name) for point in points}, key=_number)
+        sorted({getattr(point, name) for point in points}, key=order)
         for name in ("strength", "damping")
     )
 
@@ -207,10 +207,6 @@ def _draw(
 def _mean(search: Search, point: Point) -> float:
     spread = search.accuracy(point)
     return math.nan if spread is None else spread["mean"]
-
-
-def _number(value: float | None) -> float:
-    return -1.0 if value is None else value
 
 
 def _failures(results: Results) -> str:

@@ -111,11 +111,9 @@ class Search:
 
     def _read_points(self) -> None:
         """Reads what is finished, also what is not in the grid of now."""
-        from . import reading
-
         for path in sorted((self.folder / POINTS).glob("*.json")):
             try:
-                results = reading.read(path)
+                results = _read(path)
                 config = {**results.config, "output": str(self.folder)}
                 point = grid_module.point_of(RunConfig.from_dict(config))
             except RunError as error:

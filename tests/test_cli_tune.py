@@ -78,6 +78,25 @@ def asked(monkeypatch, tmp_path):
     return calls
 
 
+@pytest.fixture
+def diverges(asked, monkeypatch):
+    """Makes one seed diverge, for the configurations that a test names."""
+    finished = tune.held_out
+
+    def make(seed, is_one=lambda config: True):
+        def held_out(config, checksum):
+            record = finished(config)
+            if is_one(config):
+                run = results.Run.empty("si", seed, 1)
+                run.failed = "it diverged"
+                record["runs"][seed] = run.to_dict()
+            return record
+
+        monkeypatch.setattr(tune, "held_out", held_out)
+
+    return make
+
+
 def invoke(*args):
     return CliRunner().invoke(main.main, ["tune", "smnist", *args])
 
@@ -420,35 +439,16 @@ def test_a_damaged_point_is_named_and_run_again(asked):
     assert result.stdout.startswith("2 of 4 are done already\n")
 
 
-def test_a_point_with_a_seed_that_failed_is_not_the_best(asked, monkeypatch):
+def test_a_point_with_a_seed_that_failed_is_not_the_best(asked, diverges):
     """Its other seed alone would make it the best."""
-    finished = tune.held_out
-
-    def diverging(config, checksum):
-        record = finished(config)
-        if config.strength == 1:
-            run = results.Run.empty("si", 1, 1)
-            run.failed = "it diverged"
-            record["runs"][1] = run.to_dict()
-        return record
-
-    monkeypatch.setattr(tune, "held_out", diverging)
+    diverges(1, lambda config: config.strength == 1)
     result = invoke(*GRID, "--seeds", "2", "--output", "search")
     assert result.exit_code == 0, result.stderr
     assert "best: --method si --strength 0.1 --damping 0.01" in result.stdout
 
 
-def test_a_search_without_a_finished_setting_is_a_failure(asked, monkeypatch):
-    finished = tune.held_out
-
-    def diverging(config, checksum):
-        record = finished(config)
-        run = results.Run.empty("si", 0, 1)
-        run.failed = "it diverged"
-        record["runs"] = [run.to_dict()]
-        return record
-
-    monkeypatch.setattr(tune, "held_out", diverging)
+def test_a_search_without_a_finished_setting_is_a_failure(asked, diverges):
+    diverges(0)
     result = invoke(*GRID, "--output", "search")
     assert result.exit_code == 1
     assert result.stdout.endswith("\nsearch: search\n")
@@ -468,18 +468,8 @@ def test_a_damaged_search_is_refused(asked, text):
     assert asked == []
 
 
-def test_a_point_that_diverged_is_finished_and_not_the_best(asked, monkeypatch):
-    finished = tune.held_out
-
-    def diverging(config, checksum):
-        record = finished(config)
-        if config.strength == 1:
-            run = results.Run.empty("si", 0, 1)
-            run.failed = "it diverged"
-            record["runs"] = [run.to_dict()]
-        return record
-
-    monkeypatch.setattr(tune, "held_out", diverging)
+def test_a_point_that_diverged_is_finished_and_not_the_best(asked, diverges):
+    diverges(0, lambda config: config.strength == 1)
     result = invoke(*GRID, "--output", "search")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("seed 0: it diverged") == 2
