@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # The net's weights are read once for each batch: large ones save time.
 TEST_BATCH_SIZE = 2000
 
+_BATCHES_AHEAD = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
@@ -244,7 +246,13 @@ def _slices(order: tf.Tensor, size: int, count: int) -> tf.data.Dataset:
 def _ahead(
     indices: tf.data.Dataset, batch: Callable[[tf.Tensor], Any]
 ) -> tf.data.Dataset:
-    """Puts the batches together on threads of their own."""
-    return indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-        tf.data.AUTOTUNE
-    )
+    """Puts the batches together on threads of their own.
+
+    Without tf.data's autotuning: it learns nothing that a pipeline of one
+    stage needs, and an iterator that ends waits for the tuning's thread to
+    wake, up to a minute after each `fit`.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    batches = indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.prefetch(_BATCHES_AHEAD).with_options(options)
