@@ -122,6 +122,17 @@ def test_in_a_union_every_example_has_its_own_tasks_permutation(as_bytes):
     np.testing.assert_array_equal(union.permutation, np.arange(4))
 
 
+def test_no_pipeline_leaves_a_thread_to_wait_for():
+    """tf.data's autotuning has one, which the end of each `fit` waits for."""
+    tasks = make()
+    for pipeline in (
+        tasks[0].train(epochs=1),
+        tasks[0].test(),
+        task.Union(tuple(tasks)).train(epochs=1),
+    ):
+        assert pipeline.options().autotune.enabled is False
+
+
 def test_examples_that_tasks_share_are_stored_once():
     shared = make()[0]
     again = benchmarks.Task(**{**vars(shared), "index": 1})
