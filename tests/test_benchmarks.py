@@ -9,6 +9,7 @@ from conftest import finish, only_on, start
 
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
 SMALLEST = {
+    "end_of_fit.py": ("--steps", "2", "--rounds", "1"),
     "input_pipeline.py": ("--steps", "2", "--rounds", "1"),
     "long_run.py": ("--tasks", "1", "--steps", "2"),
     "memory.py": ("--tasks", "1"),
