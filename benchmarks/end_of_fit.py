@@ -5,10 +5,10 @@ Prints a table and asserts nothing:
     python benchmarks/end_of_fit.py [--steps 100] [--rounds 6]
 
 An iterator of tf.data that ends waits for the thread that tunes it. That
-sleeps ever longer, up to a minute, and is not always woken: `fit` then stands
-still, once for each iterator. Keras makes one an epoch from arrays. The same
+sleeps ever longer, up to a minute, and may be woken too early: `fit` then
+stands still, once for each iterator. Keras makes one an epoch from arrays. The same
 plain training, by turns with the tuning that tf.data has by default and
-without it, as the pipelines of `keras-si run` are.
+without it; on CPUs, where a step is over when it returns.
 """
 
 import argparse

@@ -249,7 +249,7 @@ def _ahead(
     """Puts the batches together on threads of their own.
 
     Without tf.data's autotuning: it learns nothing that a pipeline of one
-    stage needs, and an iterator that ends waits for the tuning's thread to
+    parallel stage needs, and an iterator that ends waits for the tuning's thread to
     wake, up to a minute after each `fit`.
     """
     options = tf.data.Options()
