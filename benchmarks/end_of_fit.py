@@ -6,9 +6,9 @@ Prints a table and asserts nothing:
 
 An iterator of tf.data that ends waits for the thread that tunes it. That
 sleeps ever longer, up to a minute, and may be woken too early: `fit` then
-stands still, once for each iterator. Keras makes one an epoch from arrays. The same
-plain training, by turns with the tuning that tf.data has by default and
-without it; on CPUs, where a step is over when it returns.
+stands still, once for each iterator. Keras makes one an epoch from arrays.
+The same plain training, by turns with the tuning that tf.data has by default
+and without it; on CPUs, where a step is over when it returns.
 """
 
 import argparse

@@ -249,8 +249,8 @@ def _ahead(
     """Puts the batches together on threads of their own.
 
     Without tf.data's autotuning: it learns nothing that a pipeline of one
-    parallel stage needs, and an iterator that ends waits for the tuning's thread to
-    wake, up to a minute after each `fit`.
+    parallel stage needs, and an iterator that ends waits for the tuning's
+    thread to wake, up to a minute after each `fit`.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
