@@ -12,12 +12,11 @@ and without it; on CPUs, where a step is over when it returns.
 """
 
 import argparse
-import os
 import statistics
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+# Sets the environment before Keras is imported.
+import step_time  # isort: skip
 import keras
 import numpy as np
 import tensorflow as tf
@@ -49,18 +48,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=6)
     args = parser.parse_args()
 
-    model = keras.Sequential(
-        [
-            keras.Input([784]),
-            keras.layers.Dense(2000, activation="relu"),
-            keras.layers.Dense(2000, activation="relu"),
-            keras.layers.Dense(10),
-        ]
-    )
-    model.compile(
-        keras.optimizers.Adam(1e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
+    shape, layers = step_time.mlp()
+    model = keras.Sequential([keras.Input(shape), *layers])
+    step_time.compile_classifier(model, "auto")
     last_step = LastStep()
 
     def fit(autotune):
