@@ -228,9 +228,11 @@ def _format(*all_axes: Axes) -> None:
     lines = [line for axes in all_axes for line in axes.lines]
     drawn = np.concatenate([np.ones(1), *map(_heights, lines)])
     # From a full ten percent, to all that there is to get.
-    lowest = np.floor(10 * np.nanmin(drawn)) / 10 - 1e-9
+    lowest = min(np.floor(10 * np.nanmin(drawn)) / 10, 0.9) - 1e-9
     for axes in all_axes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        # Without 2.5, which Matplotlib would take too: full percents.
+        axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_ylim(lowest, 1)
         axes.grid(alpha=0.3)

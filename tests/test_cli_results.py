@@ -509,6 +509,36 @@ def test_the_figure_draws_means_and_a_band(two_methods, monkeypatch, tmp_path):
     assert drawn[0][3] and not drawn[1][3]
 
 
+@pytest.mark.parametrize(
+    ("lowest", "start"),
+    (
+        *((0.04, 0), (0.12, 0.1), (0.5, 0.5), (0.75, 0.7), (0.83, 0.8)),
+        *((0.97, 0.9), (1.0, 0.9)),
+    ),
+)
+@pytest.mark.parametrize("draw", ("average", "per task"))
+def test_the_axis_says_where_its_marks_are(lowest, start, draw):
+    accuracy = np.array([[lowest, NAN], [lowest, lowest]])
+    made = make_results(results.Run("si", 0, accuracy, 3.0, 1.0))
+    if draw == "average":
+        figure = figures.average_figure([("", made)])
+    else:
+        figure = figures.task_figure(made)
+    figure.canvas.draw()
+    axis = figure.axes[0].yaxis
+    assert axis.get_view_interval() == pytest.approx([start, 1], abs=1e-6)
+    marks = {
+        mark: label.get_text()
+        for mark, label in zip(
+            axis.get_majorticklocs(), axis.get_majorticklabels()
+        )
+        if start - 1e-6 < mark < 1 + 1e-6
+    }
+    assert 3 <= len(marks) <= 11
+    for mark, text in marks.items():
+        assert float(text.removesuffix("%")) == pytest.approx(100 * mark)
+
+
 def test_figures_are_removed_and_nothing_else(two_methods, tmp_path):
     figures.write_figures(two_methods, tmp_path)
     (tmp_path / "notes.png").write_text("mine")
