@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import pathlib
 import textwrap
 from collections.abc import Iterable
@@ -195,6 +196,16 @@ def method_name(method: str) -> str:
     return known.label if known and known.label else method
 
 
+def full_ten_percent(accuracies: Iterable[np.ndarray]) -> float:
+    """Returns where an axis or a scale of them starts, at most at 90 %.
+
+    Args:
+        accuracies: Arrays of fractions of 1; NaN is left out.
+    """
+    lowest = np.nanmin(np.concatenate([*accuracies, [0.9]]))
+    return math.floor(10 * lowest + 1e-9) / 10
+
+
 def _average(results: Results, method: str) -> Curve:
     return curve([run.average_accuracy for run in results.of(method)])
 
@@ -226,9 +237,8 @@ def _draw(
 
 def _format(*all_axes: Axes) -> None:
     lines = [line for axes in all_axes for line in axes.lines]
-    drawn = np.concatenate([np.ones(1), *map(_heights, lines)])
-    # From a full ten percent, to all that there is to get.
-    lowest = min(np.floor(10 * np.nanmin(drawn)) / 10, 0.9) - 1e-9
+    # To all that there is to get.
+    lowest = full_ten_percent(map(_heights, lines)) - 1e-9
     for axes in all_axes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         # Without 2.5, which Matplotlib would take too: full percents.

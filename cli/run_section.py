@@ -41,8 +41,7 @@ class Scale:
             for results in all_results
             for run in results.runs
         ]
-        lowest = np.nanmin(np.concatenate([*learned, [0.9]]))
-        return cls(min(0.9, math.floor(10 * lowest + 1e-9) / 10))
+        return cls(figures.full_ten_percent(learned))
 
     def level(self, accuracy: float) -> int:
         """Returns its level, from 0 to `LEVELS` - 1."""
