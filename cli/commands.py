@@ -185,6 +185,11 @@ def report(
     from . import page as page_module
     from . import report as report_module
 
+    # One that is named twice is shown once.
+    names: dict[str, str] = {}
+    for run in runs:
+        names.setdefault(os.path.realpath(run), run)
+    runs = [*names.values()]
     found = [reading.read(folder) for folder in runs]
     labelled = list(zip(_labels(runs), found, strict=True))
     console = Console(highlight=False)

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from cycler import Cycler, cycler
-from matplotlib import rc_context, rcParamsDefault
+from matplotlib import rc_context, rcParams, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from . import files
@@ -122,7 +121,8 @@ def average_figure(labelled: Labelled) -> Figure:
         for method in results.methods:
             name = method_name(method)
             name = f"{label}: {name}" if label else name
-            _draw(axes, name, *_average(results, method))
+            look = None if len(labelled) > 1 else _place(method)
+            _draw(axes, name, look, *_average(results, method))
     titles = dict.fromkeys(title(results) for _, results in labelled)
     heading = ", ".join(titles)
     if differences(labelled):
@@ -161,7 +161,8 @@ def task_figure(results: Results) -> Figure:
             axes.set_visible(False)
             continue
         for method in results.methods:
-            _draw(axes, method_name(method), *_of_task(results, method, task))
+            name, look = method_name(method), _place(method)
+            _draw(axes, name, look, *_of_task(results, method, task))
         axes.set_title(f"task {task + 1}", fontsize=9)
     _format(*grid.flat[:count])
     figure.suptitle(title(results))
@@ -196,6 +197,11 @@ def method_name(method: str) -> str:
     return known.label if known and known.label else method
 
 
+def _place(method: str) -> int:
+    """Returns which look a method has: the same in every run's figures."""
+    return [*METHODS, method].index(method)
+
+
 def full_ten_percent(accuracies: Iterable[np.ndarray]) -> float:
     """Returns where an axis or a scale of them starts, at most at 90 %.
 
@@ -219,11 +225,21 @@ def _of_task(results: Results, method: str, task: int) -> Curve:
 
 
 def _draw(
-    axes: Axes, name: str, mean: np.ndarray, error: np.ndarray, many: bool
+    axes: Axes,
+    name: str,
+    look: int | None,
+    mean: np.ndarray,
+    error: np.ndarray,
+    many: bool,
 ) -> None:
+    """Draws a line in one of the style's looks, or else in the next one."""
     tasks = np.arange(1, len(mean) + 1)
+    looks = [*rcParams["axes.prop_cycle"]]
+    chosen = {} if look is None else looks[look % len(looks)]
     # Not clipped: a marker at 100 % lies half above the axes.
-    (line,) = axes.plot(tasks, mean, markersize=4, label=name, clip_on=False)
+    (line,) = axes.plot(
+        tasks, mean, markersize=4, label=name, clip_on=False, **chosen
+    )
     if many:
         axes.fill_between(
             tasks,
@@ -236,9 +252,9 @@ def _draw(
 
 
 def _format(*all_axes: Axes) -> None:
-    lines = [line for axes in all_axes for line in axes.lines]
-    # To all that there is to get.
-    lowest = full_ten_percent(map(_heights, lines)) - 1e-9
+    # Of lines and bands; to all that there is to get.
+    bottoms = [np.array([axes.dataLim.y0]) for axes in all_axes]
+    lowest = full_ten_percent(bottoms) - 1e-9
     for axes in all_axes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         # Without 2.5, which Matplotlib would take too: full percents.
@@ -247,10 +263,6 @@ def _format(*all_axes: Axes) -> None:
         axes.set_ylim(lowest, 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-
-
-def _heights(line: Line2D) -> np.ndarray:
-    return np.asarray(line.get_ydata())
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -35,8 +35,13 @@ KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer"}
 def read(path: Path) -> Results:
     """Reads the results of a run from its folder, or from the file itself."""
     path = pathlib.Path(path)
+    path = path / RESULTS if path.is_dir() else path
+    if path.suffix != ".json":
+        raise RunError(
+            f"{path} is no results of a run; name a folder that `keras-si "
+            f"run` has written, or its {RESULTS}"
+        )
     try:
-        path = path / RESULTS if path.is_dir() else path
         # The first ones of keras-si have no checksum.
         record = files.read_json(path, needs_checksum=False)
     except OSError as error:

@@ -19,7 +19,7 @@ from . import remake
 from .figures import FORMATS, STYLE
 from .files import write_atomically
 from .grid import Point, at_the_edge, order
-from .protocols import HELD_OUT
+from .protocols import HELD_OUT, title
 from .report import percent
 from .results import Results
 from .tune import Search
@@ -129,6 +129,7 @@ def write_heat_map(search: Search) -> bool:
         for axes, method, size in zip(fields, methods, sizes, strict=True):
             image = _draw(axes, search, method, size, limits)
         figure.colorbar(image, ax=list(fields), label="average accuracy, %")
+        figure.suptitle(_heading(search), fontsize=10)
         for kind in FORMATS:
             content = io.BytesIO()
             figure.savefig(
@@ -155,6 +156,14 @@ def heat(search: Search, method: str) -> np.ndarray:
             )
             field[place] = _mean(search, point)
     return field
+
+
+def _heading(search: Search) -> str:
+    """Returns what was searched, and on what it was judged."""
+    results = next(iter(search.done.values()))
+    seeds = search.protocol["seeds"]
+    mean = f", mean of {seeds} seeds" if seeds > 1 else ""
+    return f"{title(results)}\nheld-out training data{mean}"
 
 
 def _axes(search: Search, method: str) -> AxesValues:

@@ -172,6 +172,16 @@ def test_a_file_that_cannot_be_used_is_named(text, expected, tmp_path):
     assert str(tmp_path / "results.json") in str(caught.value)
 
 
+def test_another_file_is_no_damaged_one(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("# Results")
+    with pytest.raises(
+        RunError, match="README.md is no results of a run; name"
+    ):
+        reading.read(path)
+    assert path.read_text() == "# Results"
+
+
 @pytest.mark.parametrize(
     "accuracy", [[[1, 2]], [[None, 1], [1, 1]], 3, [["a"]]]
 )
@@ -494,9 +504,9 @@ def test_the_figure_draws_means_and_a_band(two_methods, monkeypatch, tmp_path):
     drawn = []
     original = figures._draw
 
-    def spy(axes, name, mean, std, many):
+    def spy(axes, name, look, mean, std, many):
         drawn.append((name, mean.tolist(), std.tolist(), many))
-        original(axes, name, mean, std, many)
+        original(axes, name, look, mean, std, many)
 
     monkeypatch.setattr(figures, "_draw", spy)
     figures.write_figure([("a", two_methods)], tmp_path / "f.png")
@@ -537,6 +547,44 @@ def test_the_axis_says_where_its_marks_are(lowest, start, draw):
     assert 3 <= len(marks) <= 11
     for mark, text in marks.items():
         assert float(text.removesuffix("%")) == pytest.approx(100 * mark)
+
+
+@pytest.mark.parametrize("draw", ("average", "per task"))
+def test_the_axis_starts_below_the_band(draw):
+    # A mean of 0.94, and an error of 0.06: the band goes down to 0.88.
+    runs = [
+        results.Run("si", seed, np.array([[accuracy]]), 3.0, 1.0)
+        for seed, accuracy in enumerate((1.0, 0.88))
+    ]
+    made = make_results(*runs)
+    if draw == "average":
+        figure = figures.average_figure([("", made)])
+    else:
+        figure = figures.task_figure(made)
+    interval = figure.axes[0].yaxis.get_view_interval()
+    assert interval == pytest.approx([0.8, 1], abs=1e-6)
+
+
+def test_a_method_looks_the_same_in_every_run(two_methods):
+    alone = make_results(
+        results.Run("naive", 0, np.array([[0.9, NAN], [0.8, 0.9]]), 3.0, 1.0)
+    )
+    with figures.rc_context(figures.STYLE):
+        for draw in (
+            lambda made: figures.average_figure([("", made)]),
+            figures.task_figure,
+        ):
+            _, beside = draw(two_methods).axes[0].lines
+            (line,) = draw(alone).axes[0].lines
+            for look in ("color", "marker", "linestyle"):
+                found = [
+                    getattr(each, f"get_{look}")() for each in (line, beside)
+                ]
+                assert found[0] == found[1]
+        # Two runs in one figure: their lines must differ.
+        pair = figures.average_figure([("a", alone), ("b", alone)])
+    one, other = pair.axes[0].lines
+    assert one.get_color() != other.get_color()
 
 
 def test_figures_are_removed_and_nothing_else(two_methods, tmp_path):

@@ -233,6 +233,8 @@ def test_a_search_ends_with_the_best_a_table_and_a_heat_map(asked):
     figure = pathlib.Path("search/heat_map.svg").read_text()
     for text in ("80.00", "75.00", "90.00", "85.00", "strength c"):
         assert f"<!-- {text} -->" in figure
+    for text in ("split MNIST, task scenario", "held-out training data"):
+        assert text in figure
 
 
 def test_what_is_finished_is_not_run_again(asked):
