@@ -89,13 +89,13 @@ def write_figure(labelled: Labelled, path: Path) -> None:
         path: The file; its ending, .png or .svg, decides the format.
     """
     with rc_context(STYLE):
-        _save(average_figure(labelled), path)
+        save(average_figure(labelled), path)
 
 
 def write_task_figure(results: Results, path: Path) -> None:
     """Writes the figure of `task_figure`, as `write_figure` does."""
     with rc_context(TASK_STYLE):
-        _save(task_figure(results), path)
+        save(task_figure(results), path)
 
 
 def average_figure(labelled: Labelled) -> Figure:
@@ -122,7 +122,7 @@ def average_figure(labelled: Labelled) -> Figure:
             name = method_name(method)
             name = f"{label}: {name}" if label else name
             look = None if len(labelled) > 1 else _place(method)
-            _draw(axes, name, look, *_average(results, method))
+            _draw(axes, name, look, *results.curve_of(method))
     titles = dict.fromkeys(title(results) for _, results in labelled)
     heading = ", ".join(titles)
     if differences(labelled):
@@ -212,10 +212,6 @@ def full_ten_percent(accuracies: Iterable[np.ndarray]) -> float:
     return math.floor(10 * lowest + 1e-9) / 10
 
 
-def _average(results: Results, method: str) -> Curve:
-    return curve([run.average_accuracy for run in results.of(method)])
-
-
 def _of_task(results: Results, method: str, task: int) -> Curve:
     """The accuracy on a task; before it is learned, it is not shown."""
     columns = [run.accuracy[:, task].copy() for run in results.of(method)]
@@ -249,6 +245,11 @@ def _draw(
             alpha=0.2,
             linewidth=0,
         )
+    if many and np.isfinite(mean).sum() == 1:
+        # A band has no width at a single place.
+        axes.errorbar(
+            tasks, mean, error, ecolor=line.get_color(), fmt="none", capsize=3
+        )
 
 
 def _format(*all_axes: Axes) -> None:
@@ -265,7 +266,8 @@ def _format(*all_axes: Axes) -> None:
         axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure; the file's ending, .png or .svg, says in which form."""
     kind = pathlib.Path(path).suffix[1:]
     content = io.BytesIO()
     figure.savefig(

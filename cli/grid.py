@@ -70,7 +70,10 @@ def points(
     """
     for option, values in (("strength", strengths), ("damping", dampings)):
         if len(set(values)) != len(values):
-            raise OptionError(f"--{option}", "name each value once")
+            received = ", ".join(str(value) for value in values)
+            raise OptionError(
+                f"--{option}", f"received {received}, expected each value once"
+            )
     # Refuses what none of the methods has a use for.
     resolve(benchmark, preset, {**given, **_first(strengths, dampings)})
     configs = []

@@ -160,10 +160,7 @@ class MethodRun:
         learned = learned_with(self.method, so_far)
         models.set_permutation(self.model, learned.permutation)
         models.set_active_outputs(
-            self.model,
-            outputs_of(so_far)
-            if self.config.scenario == "class"
-            else learned.outputs,
+            self.model, self._active(task, learned.outputs)
         )
         epochs, steps = length(self.config, learned)
         per_pass = learned.steps_per_epoch
@@ -227,14 +224,15 @@ class MethodRun:
             and len(self.tasks) > 1
         )
 
+    def _active(self, now: Task, outputs: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns which outputs count, `outputs` being those concerned."""
+        if self.config.scenario == "class":
+            return outputs_of(self.tasks[: now.index + 1])
+        return outputs
+
     def _accuracy(self, now: Task, tested: Task) -> float:
         """Returns the accuracy on `tested`, `now` being the latest task."""
-        models.set_active_outputs(
-            self.model,
-            outputs_of(self.tasks[: now.index + 1])
-            if self.config.scenario == "class"
-            else tested.outputs,
-        )
+        models.set_active_outputs(self.model, self._active(now, tested.outputs))
         return _accuracy(self.model, tested)
 
 

@@ -12,7 +12,7 @@ from .inline_svg import framed
 from .markup import Markup, element, join
 from .output import date_of
 from .report import ERRORS, PROTOCOLS_DIFFER, SETTINGS_DIFFER, percent
-from .results import MEASURES, Results, curve
+from .results import MEASURES, Results
 from .run_section import bands, full_name
 from .types import Labelled, Spread
 
@@ -202,8 +202,7 @@ def average(labelled: Labelled) -> Markup:
         for method in results.methods:
             name = figures.method_name(method)
             name = f"{label}: {name}" if label else name
-            of_runs = [run.average_accuracy for run in results.of(method)]
-            curves.append((name, *curve(of_runs)))
+            curves.append((name, *results.curve_of(method)))
     tasks = max((len(mean) for _, mean, _, _ in curves), default=0)
     rows: list[Row] = [
         [

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .protocols import differences, different_settings, title
-from .results import MEASURES, Results, curve
+from .results import MEASURES, Results
 from .types import Labelled
 
 COLUMNS = (
@@ -31,10 +31,7 @@ SETTINGS_DIFFER = "The settings of the methods differ."
 def accuracy_table(results: Results) -> Table:
     """Average accuracy after each task: a row a task, a column a method."""
     table = _table(["task", *results.methods])
-    curves = [
-        curve([run.average_accuracy for run in results.of(method)])
-        for method in results.methods
-    ]
+    curves = [results.curve_of(method) for method in results.methods]
     for task in range(max((len(mean) for mean, _, _ in curves), default=0)):
         table.add_row(
             str(task + 1),

@@ -209,6 +209,10 @@ class Results:
         values = [getattr(r, name) for r in self.of(method) if r.is_complete]
         return spread([value for value in values if not math.isnan(value)])
 
+    def curve_of(self, method: str) -> Curve:
+        """Returns a method's average accuracy after each task."""
+        return curve([run.average_accuracy for run in self.of(method)])
+
     def to_dict(self) -> Record:
         resumed = {"resumed_with": self.resumed_with}
         started = {"started": self.started}

@@ -9,7 +9,7 @@ import keras
 
 import keras_si
 
-from . import benchmarks, data, devices, figures, files
+from . import benchmarks, data, devices, figures, files, models
 from .checkpoint import Checkpoints, NoCheckpoints, Position
 from .config import RunConfig
 from .errors import OptionError
@@ -54,6 +54,7 @@ def run(
     checksum = dataset.checksum
     dataset = dataset.padded(config.padding)
     # What cannot be done is refused before anything is written or removed.
+    models.check_images(config, dataset.train.images.shape[1:])
     tasks = benchmarks.tasks(
         dataset, config, config.seed, devices.on_accelerator()
     )

@@ -1,7 +1,6 @@
 """A search -> lines, a table, a heat map."""
 
 import dataclasses
-import io
 import math
 from typing import Any, TypeAlias
 
@@ -16,14 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from . import remake
-from .figures import FORMATS, STYLE
-from .files import write_atomically
+from .figures import FORMATS, STYLE, save
 from .grid import Point, at_the_edge, order
 from .protocols import HELD_OUT, title
 from .report import percent
 from .results import Results
 from .tune import Search
 from .types import Spread
+from .wording import counted
 
 HEAT_MAP = "heat_map"
 # Dark enough for white figures, of a range from 0 to 1.
@@ -39,8 +38,8 @@ class Lines:
         self._console = console
         self._total = len(search.grid)
         self._done = self._total - len(search.todo())
-        if self._done:
-            self._say(f"{self._done} of {self._total} are done already")
+        done = f", {self._done} of them done already" if self._done else ""
+        self._say(f"{counted(self._total, 'setting')} to try{done}")
 
     def finished(self, point: Point, results: Results) -> None:
         """Hears of a point and its `Results`."""
@@ -131,16 +130,7 @@ def write_heat_map(search: Search) -> bool:
         figure.colorbar(image, ax=list(fields), label="average accuracy, %")
         figure.suptitle(_heading(search), fontsize=10)
         for kind in FORMATS:
-            content = io.BytesIO()
-            figure.savefig(
-                content,
-                format=kind[1:],
-                dpi=160,
-                metadata={"Date": None} if kind == ".svg" else None,
-            )
-            write_atomically(
-                search.folder / (HEAT_MAP + kind), content.getvalue()
-            )
+            save(figure, search.folder / (HEAT_MAP + kind))
     return True
 
 

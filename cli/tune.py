@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from . import engines, files
+from . import engines, files, startup
 from . import grid as grid_module
 from .config import RunConfig
 from .errors import OptionError, RunError
@@ -111,7 +111,11 @@ class Search:
 
     def _read_points(self) -> None:
         """Reads what is finished, also what is not in the grid of now."""
-        for path in sorted((self.folder / POINTS).glob("*.json")):
+        paths = sorted((self.folder / POINTS).glob("*.json"))
+        if paths:
+            # To read results is to import Keras.
+            startup.import_quietly()
+        for path in paths:
             try:
                 results = _read(path)
                 config = {**results.config, "output": str(self.folder)}
@@ -163,6 +167,9 @@ class Search:
         for position, record in _engine(engine, jobs)(function, configs):
             _check_data(record["versions"].get("data"), self._checksum())
             # Not before: what fails at once leaves an empty folder.
+            if not (self.folder / SEARCH).is_file():
+                # Without it the points are no search that could go on.
+                self.write()
             (self.folder / POINTS).mkdir(exist_ok=True)
             point = points[position]
             path = self.folder / POINTS / point.file

@@ -5,24 +5,29 @@ import types
 import keras
 import numpy as np
 import pytest
-from keras_si_cli import config, data, methods, models, runner
+from keras_si_cli import config, data, method_run, methods, models, runner
 
 # Two images of each class for the test, but three of classes 1 and 2.
-TEST_LABELS = np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3], "int32")
+TEST_LABELS = np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5], "int32")
 
 
-def four_classes():
+def made_up(pairs):
+    """Returns 10 images of each class to train with."""
     rng = np.random.default_rng(0)
+    count = 2 * pairs
     train = data.Split(
-        rng.integers(0, 255, (40, 3, 3, 1), "uint8"),
-        np.arange(40, dtype="int32") % 4,
+        rng.integers(0, 255, (10 * count, 3, 3, 1), "uint8"),
+        np.arange(10 * count, dtype="int32") % count,
     )
-    test = data.Split(rng.integers(0, 255, (10, 3, 3, 1), "uint8"), TEST_LABELS)
-    return data.Data("four", 4, train, test)
+    labels = TEST_LABELS[TEST_LABELS < count]
+    test = data.Split(
+        rng.integers(0, 255, (len(labels), 3, 3, 1), "uint8"), labels
+    )
+    return data.Data("made up", count, train, test)
 
 
 def run(*names, **given):
-    """Runs split MNIST's protocol on two pairs of made-up classes."""
+    """Runs split MNIST's protocol on pairs of made-up classes."""
     options = {
         "methods": names,
         "tasks": 2,
@@ -39,7 +44,7 @@ def run(*names, **given):
     if options["epochs"] is None:
         del options["epochs"]
     resolved = config.resolve("smnist", "paper", options)
-    return runner.run(resolved, dataset=four_classes()).runs
+    return runner.run(resolved, dataset=made_up(resolved.tasks)).runs
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +130,39 @@ def test_which_outputs_count_and_when(heard, method, scenario, expected):
     assert [call[:2] for call in heard] == expected
 
 
+THIRD, FOUR, SIX = (4, 5), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5)
+EACH = [("evaluate", pair) for pair in (FIRST, SECOND, THIRD)]
+
+
+@pytest.mark.parametrize(
+    "method, scenario, expected",
+    [
+        (
+            "joint",
+            "task",
+            [
+                *EACH[1:],
+                *(("fit", FIRST), *EACH[:2]),
+                *(("fit", FOUR), *EACH),
+                *(("fit", SIX), *EACH),
+            ],
+        ),
+        (
+            "naive",
+            "class",
+            [
+                *(("fit", FIRST), ("evaluate", FIRST)),
+                *(("fit", FOUR), *[("evaluate", FOUR)] * 2),
+                *(("fit", SIX), *[("evaluate", SIX)] * 3),
+            ],
+        ),
+    ],
+)
+def test_no_task_before_the_last_is_left_out(heard, method, scenario, expected):
+    run(method, scenario=scenario, tasks=3)
+    assert [call[:2] for call in heard] == expected
+
+
 def test_an_untrained_net_with_zero_outputs_names_the_first_class():
     """Of task 2 it gets class 2 right, by hand: 3 of 5; once for all."""
     runs = run("naive", "l2", epochs=None, steps=1)
@@ -134,6 +172,16 @@ def test_an_untrained_net_with_zero_outputs_names_the_first_class():
         assert run_.untrained[1] == pytest.approx(3 / 5)
         expected = run_.accuracy[0, 1] - 3 / 5
         assert run_.forward_transfer == pytest.approx(expected)
+
+
+def test_each_seed_has_an_untrained_net_of_its_own():
+    given = {"output_weights": "glorot", "epochs": None, "steps": 1, "tasks": 3}
+    (alone,) = run("naive", seed=1, **given)
+    first, *second = run("naive", "l2", seeds=2, **given)[1:]
+    assert (first.seed, [each.seed for each in second]) == (0, [1, 1])
+    assert (first.untrained[1:] != alone.untrained[1:]).any()
+    for each in second:
+        np.testing.assert_array_equal(each.untrained, alone.untrained)
 
 
 def test_in_the_class_scenario_forward_transfer_is_not_measured(heard):
@@ -168,6 +216,14 @@ def test_scratch_gives_each_task_a_new_net_and_keeps_its_accuracy(monkeypatch):
     assert run_.accuracy[1, 0] == run_.accuracy[0, 0]
     assert (run_.backward_transfer, run_.forgetting) == (0, 0)
     assert np.isnan(run_.forward_transfer)
+
+
+def test_scratch_keeps_what_each_net_was_tested_with(heard, monkeypatch):
+    found = iter((0.25, 0.5, 0.75))
+    monkeypatch.setattr(method_run, "_accuracy", lambda *args: next(found))
+    (run_,) = run("scratch", tasks=3)
+    expected = [[0.25, np.nan, np.nan], [0.25, 0.5, np.nan], [0.25, 0.5, 0.75]]
+    np.testing.assert_array_equal(run_.accuracy, expected)
 
 
 @pytest.mark.parametrize("reset", [True, False])
@@ -233,18 +289,20 @@ def test_l2_by_hand():
         by_one_weight(model.fit, y)
         return model.get_weights()[0].item()
 
-    # The gradient of (w - 1)^2 at 0 is -2, and there is no penalty yet.
+    # The gradient of (w - 1)^2 at 0 is -2, at 1/2 it is -1: there is no
+    # penalty yet, whose gradient at 1/2 would be 1/2.
     assert step(1.0) == pytest.approx(0.5)
+    assert step(1.0) == pytest.approx(0.75)
     l2.end_task(model)
-    # That of w^2 at 1/2 is 1; the penalty, 0.5 (w - 0.5)^2, has none there.
-    assert step(0.0) == pytest.approx(0.25)
-    # At 1/4: 2 w - 2 * 0.5 * 0.25 = 1/4.
-    assert step(0.0) == pytest.approx(0.1875)
+    # That of w^2 at 3/4 is 3/2; the penalty, 0.5 (w - 0.75)^2, has none there.
+    assert step(0.0) == pytest.approx(0.375)
+    # At 3/8: 2 w - 2 * 0.5 * 0.375 = 3/8.
+    assert step(0.0) == pytest.approx(0.28125)
     strength, reference = l2.variables
     assert float(strength) == 0.5
-    assert reference.numpy().item() == pytest.approx(0.5)
+    assert reference.numpy().item() == pytest.approx(0.75)
     assert by_one_weight(model.evaluate, 0.0) == pytest.approx(
-        0.1875**2 + 0.5 * (0.1875 - 0.5) ** 2
+        0.28125**2 + 0.5 * (0.28125 - 0.75) ** 2
     )
 
 
@@ -277,7 +335,8 @@ def test_si_by_hand():
     # omega is 2 * 1/2, Omega 1 / (1/4 + 0.75).
     (importance,) = si.importance().values()
     assert importance.item() == pytest.approx(1.0)
-    # Two steps of w^2 with the penalty, 0.5 (w - 0.5)^2: as above.
+    # Two steps of w^2 with the penalty, 0.5 (w - 0.5)^2: its gradient at 1/2
+    # is 1, and 1/4 at 1/4, of which the penalty takes away half.
     by_one_weight(model.fit, 0.0, callbacks=si.callbacks(), epochs=2)
     assert model.get_weights()[0].item() == pytest.approx(0.1875)
 

@@ -173,7 +173,7 @@ def test_the_figure_of_the_tasks_takes_any_number(tasks, shape, monkeypatch):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(figures.Figure, "subplots", spy)
-    monkeypatch.setattr(figures, "_save", lambda figure, path: None)
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
     run = results.Run("si", 0, np.full((tasks, tasks), 0.5))
     figures.write_task_figure(make_results(run), "tasks.png")
     assert columns == [shape]

@@ -172,6 +172,24 @@ def test_a_file_that_cannot_be_used_is_named(text, expected, tmp_path):
     assert str(tmp_path / "results.json") in str(caught.value)
 
 
+def test_a_seed_counts_once(two_methods, tmp_path):
+    record = two_methods.to_dict()
+    record["runs"] *= 2
+    files.write_json(tmp_path / "results.json", record)
+    with pytest.raises(RunError, match="it has si with seed 0 twice"):
+        reading.read(tmp_path)
+
+
+def test_the_folder_of_a_search_names_what_can_be_read(two_methods, tmp_path):
+    point = tmp_path / "points" / "si-strength=1.0.json"
+    point.parent.mkdir()
+    files.write_json(point, two_methods.to_dict())
+    with pytest.raises(RunError, match="is a search; name results") as caught:
+        reading.read(tmp_path)
+    assert str(caught.value).endswith(str(point))
+    assert len(reading.read(point).runs) == 3
+
+
 def test_another_file_is_no_damaged_one(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("# Results")

@@ -192,6 +192,31 @@ def one_image_of_each_class(name, data_dir):
     return data.Data(name, count, split, split)
 
 
+def test_images_too_small_for_the_convolutions_are_refused(
+    monkeypatch, tmp_path
+):
+    def small(name, data_dir):
+        made = one_image_of_each_class("cifar10", data_dir)
+        split = data.Split(made.train.images[:, :7, :9], made.train.labels)
+        return data.Data(name, 10, split, split)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "load", small)
+    result = CliRunner().invoke(
+        main.main,
+        [
+            *("run", "scifar", "--dataset", "cifar10", "--padding", "1"),
+            *("--tasks", "5", "--output", "out"),
+        ],
+    )
+    assert result.exit_code == 2
+    assert (
+        "--dataset: its images are 9x11 pixels, expected 10x10 or more for the "
+        "convolutional net; put black pixels around them with --padding 2"
+    ) in result.stderr
+    assert list(tmp_path.glob("out/*")) == []
+
+
 def test_a_run_of_the_papers_six_tasks(monkeypatch, tmp_path):
     """One step a task: the loss is that of ten outputs that know nothing."""
     heard = []

@@ -11,6 +11,7 @@ import types
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import start
 from keras_si_cli import (
     data,
     engines,
@@ -167,7 +168,10 @@ def test_several_values_are_read_one_by_one(args, expected):
         ("--strength 1 nan", "--strength: received nan"),
         ("--damping 0", "--damping: received 0.0, expected a finite number ab"),
         ("--strength 1 x", "Got unexpected extra argument (x)"),
-        ("--strength 1 2 1", "--strength: name each value once"),
+        (
+            "--strength 1 2 1",
+            "received 1.0, 2.0, 1.0, expected each value once",
+        ),
         ("--method naive --strength 1", "--strength: means nothing to naive"),
         ("--method l2 --damping 1", "--damping: means nothing to l2"),
         ("--tasks 6", "--tasks: received 6, expected at most 5"),
@@ -208,7 +212,8 @@ def test_a_search_ends_with_the_best_a_table_and_a_heat_map(asked):
     assert result.exit_code == 0, result.stderr
     # Made up: 0.9 - 0.1, 0.05 less for damping 0.1.
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert lines[0] == "1/4 si strength 0.1 damping 0.01 average 80.00 %"
+    assert lines[0] == "4 settings to try"
+    assert lines[1] == "1/4 si strength 0.1 damping 0.01 average 80.00 %"
     assert "si 0.1 0.01 80.00 %" in lines
     assert "si 0.1 0.1 75.00 %" in lines
     assert "si 1 0.01 90.00 % best" in lines
@@ -245,7 +250,9 @@ def test_what_is_finished_is_not_run_again(asked):
     assert [(c.strength, c.damping) for c in asked[4:]] == [
         *((10.0, 0.01), (10.0, 0.1)),
     ]
-    assert result.stdout.startswith("4 of 6 are done already\n")
+    assert result.stdout.startswith(
+        "6 settings to try, 4 of them done already\n"
+    )
     assert "best: --method si --strength 1.0" in result.stdout
     # Nothing is left to do: the table is shown again.
     assert "90.00 %" in invoke(*wider).stdout
@@ -260,7 +267,8 @@ def test_more_values_are_set_beside_those_of_before(asked):
     assert result.exit_code == 0, result.stderr
     assert len(asked) == 5
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert lines[0] == "1/1 si strength 10 damping 0.01 average 80.00 %"
+    assert lines[0] == "1 setting to try"
+    assert lines[1] == "1/1 si strength 10 damping 0.01 average 80.00 %"
     assert "si 1 0.01 90.00 % best" in lines
     assert "best: --method si --strength 1.0 --damping 0.01" in lines
     assert not any("strength 1 is the largest" in line for line in lines)
@@ -336,6 +344,36 @@ def test_an_interrupted_search_goes_on(asked, monkeypatch):
     assert invoke(*GRID, "--output", "search").exit_code == 0
     assert len(asked) == 4
     assert len({(c.strength, c.damping) for c in asked}) == 4
+
+
+def test_a_search_killed_after_its_first_point_goes_on(asked, monkeypatch):
+    """Whenever it is: a point is never without the record of its search."""
+    written = []
+    original = files.write_json
+
+    def write(path, record):
+        original(path, record)
+        written.append(pathlib.Path(path).name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "write_json", write)
+    assert invoke(*GRID, "--output", "search").exit_code == 130
+    assert written == ["search.json", "si-strength=0.1-damping=0.01.json"]
+    monkeypatch.setattr(files, "write_json", original)
+    result = invoke(*GRID, "--output", "search")
+    assert result.exit_code == 0, result.stderr
+    assert len(asked) == 4
+
+
+def test_a_search_that_goes_on_is_as_quiet_as_a_new_one(asked):
+    """In a process of its own, where TensorFlow has not started yet."""
+    one = ("--strength", "1", "--damping", "0.01", "--output", "search")
+    assert invoke(*one).exit_code == 0
+    again = start("-m", "keras_si_cli", "tune", "smnist", *one)
+    out, error = again.communicate(timeout=240)
+    assert (again.returncode, error) == (0, "")
+    assert out.startswith("1 setting to try, 1 of them done already\n")
 
 
 def test_a_failure_before_the_first_point_leaves_nothing(asked, monkeypatch):
@@ -438,7 +476,9 @@ def test_a_damaged_point_is_named_and_run_again(asked):
         "record of a point; it is left out"
     )
     assert len(asked) == 6
-    assert result.stdout.startswith("2 of 4 are done already\n")
+    assert result.stdout.startswith(
+        "4 settings to try, 2 of them done already\n"
+    )
 
 
 def test_a_point_with_a_seed_that_failed_is_not_the_best(asked, diverges):

@@ -23,7 +23,7 @@ class Method:
         label: Its name in figures.
         summary: What it does, in a line.
         source: Paper and section.
-        uses: The options of `RunConfig` that mean something to it alone.
+        uses: The settings of methods in `RunConfig` that it has a use for.
         scenarios: Those that it can be run in.
         new_net_per_task: Whether each task has a net of its own. It is made
             anew when the task starts, and is the one that is tested on it.
