@@ -161,6 +161,9 @@ class Search:
         Raises:
             OptionError: If the data are not those of what is finished.
         """
+        if self.done:
+            # The last point may not have got into the record.
+            self.write()
         points = self.todo()
         configs = [self.grid[point] for point in points]
         function = functools.partial(held_out, checksum=self._checksum())

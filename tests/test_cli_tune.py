@@ -361,6 +361,11 @@ def test_a_search_killed_after_its_first_point_goes_on(asked, monkeypatch):
     assert invoke(*GRID, "--output", "search").exit_code == 130
     assert written == ["search.json", "si-strength=0.1-damping=0.01.json"]
     monkeypatch.setattr(files, "write_json", original)
+    # Nothing is left of this grid: the record is made whole all the same.
+    one = ("--strength", "0.1", "--damping", "0.01", "--output", "search")
+    assert invoke(*one).exit_code == 0
+    (point,) = files.read_json("search/search.json")["points"]
+    assert point["final_average_accuracy"]["mean"] == pytest.approx(0.8)
     result = invoke(*GRID, "--output", "search")
     assert result.exit_code == 0, result.stderr
     assert len(asked) == 4
