@@ -161,9 +161,6 @@ class Search:
         Raises:
             OptionError: If the data are not those of what is finished.
         """
-        if self.done:
-            # The last point may not have got into the record.
-            self.write()
         points = self.todo()
         configs = [self.grid[point] for point in points]
         function = functools.partial(held_out, checksum=self._checksum())
@@ -180,6 +177,9 @@ class Search:
             self.done[point] = _read(path)
             self.write()
             finished(point, self.done[point])
+        if not points:
+            # The last one may not have got into the record.
+            self.write()
 
     def _checksum(self) -> str | None:
         """Returns that of the data of what is finished, if it is known."""
