@@ -121,7 +121,7 @@ def average_figure(labelled: Labelled) -> Figure:
         for method in results.methods:
             name = method_name(method)
             name = f"{label}: {name}" if label else name
-            look = None if len(labelled) > 1 else _place(method)
+            look = {} if len(labelled) > 1 else _look(method)
             _draw(axes, name, look, *results.curve_of(method))
     titles = dict.fromkeys(title(results) for _, results in labelled)
     heading = ", ".join(titles)
@@ -161,7 +161,7 @@ def task_figure(results: Results) -> Figure:
             axes.set_visible(False)
             continue
         for method in results.methods:
-            name, look = method_name(method), _place(method)
+            name, look = method_name(method), _look(method)
             _draw(axes, name, look, *_of_task(results, method, task))
         axes.set_title(f"task {task + 1}", fontsize=9)
     _format(*grid.flat[:count])
@@ -197,9 +197,10 @@ def method_name(method: str) -> str:
     return known.label if known and known.label else method
 
 
-def _place(method: str) -> int:
-    """Returns which look a method has: the same in every run's figures."""
-    return [*METHODS, method].index(method)
+def _look(method: str) -> dict[str, Any]:
+    """Returns how a method's line looks: the same in every run's figures."""
+    place = [*METHODS, method].index(method)
+    return [*rcParams["axes.prop_cycle"]][place]
 
 
 def full_ten_percent(accuracies: Iterable[np.ndarray]) -> float:
@@ -223,18 +224,16 @@ def _of_task(results: Results, method: str, task: int) -> Curve:
 def _draw(
     axes: Axes,
     name: str,
-    look: int | None,
+    look: dict[str, Any],
     mean: np.ndarray,
     error: np.ndarray,
     many: bool,
 ) -> None:
-    """Draws a line in one of the style's looks, or else in the next one."""
+    """Draws a line; without a `look` it has the style's next one."""
     tasks = np.arange(1, len(mean) + 1)
-    looks = [*rcParams["axes.prop_cycle"]]
-    chosen = {} if look is None else looks[look % len(looks)]
     # Not clipped: a marker at 100 % lies half above the axes.
     (line,) = axes.plot(
-        tasks, mean, markersize=4, label=name, clip_on=False, **chosen
+        tasks, mean, markersize=4, label=name, clip_on=False, **look
     )
     if many:
         axes.fill_between(
@@ -254,8 +253,8 @@ def _draw(
 
 def _format(*all_axes: Axes) -> None:
     # Of lines and bands; to all that there is to get.
-    bottoms = [np.array([axes.dataLim.y0]) for axes in all_axes]
-    lowest = full_ten_percent(bottoms) - 1e-9
+    bottoms = np.array([axes.dataLim.y0 for axes in all_axes])
+    lowest = full_ten_percent([bottoms]) - 1e-9
     for axes in all_axes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         # Without 2.5, which Matplotlib would take too: full percents.

@@ -5,8 +5,7 @@ import math
 import pathlib
 import reprlib
 import sys
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from .results import IMPORTANCE, SCHEMA, Results, Run
 from .types import Path, Record
 from .wording import counted
 
-T = TypeVar("T")
 KEYS = {
     "schema",
     "benchmark",
@@ -38,9 +36,10 @@ def read(path: Path) -> Results:
     """Reads the results of a run from its folder, or from the file itself."""
     path = pathlib.Path(path)
     if path.is_dir() and not (path / RESULTS).exists():
-        for points in path.glob("points/*.json"):
+        point = next(path.glob("points/*.json"), None)
+        if point is not None:
             raise RunError(
-                f"{path} is a search; name results of it, such as {points}"
+                f"{path} is a search; name results of it, such as {point}"
             )
     path = path / RESULTS if path.is_dir() else path
     if path.suffix != ".json":
@@ -94,9 +93,10 @@ def _from_dict(record: Record) -> Results:
         results.started = _date(_item(record, "started", str))
     if "dataset" in results.config:
         _item(results.config, "dataset", str)  # The titles show it.
-    twice = _first_repeated((run.method, run.seed) for run in results.runs)
-    if twice is not None:
-        raise ValueError(f"it has {twice[0]} with seed {twice[1]} twice")
+    pairs = [(run.method, run.seed) for run in results.runs]
+    for method, seed in pairs:
+        if pairs.count((method, seed)) > 1:
+            raise ValueError(f"it has {method} with seed {seed} twice")
     counts = sorted({len(run.accuracy) for run in results.runs})
     if len(counts) > 1:
         raise ValueError(
@@ -104,15 +104,6 @@ def _from_dict(record: Record) -> Results:
             f"{' and '.join(map(str, counts))}"
         )
     return results
-
-
-def _first_repeated(items: Iterable[T]) -> T | None:
-    met = set()
-    for item in items:
-        if item in met:
-            return item
-        met.add(item)
-    return None
 
 
 def read_run(record: Any) -> Run:

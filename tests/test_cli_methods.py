@@ -74,7 +74,7 @@ def heard(monkeypatch):
     return calls
 
 
-FIRST, SECOND, ALL = (0, 1), (2, 3), (0, 1, 2, 3)
+FIRST, SECOND, FOUR = (0, 1), (2, 3), (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ FIRST, SECOND, ALL = (0, 1), (2, 3), (0, 1, 2, 3)
             [
                 ("evaluate", SECOND),
                 *(("fit", FIRST), ("evaluate", FIRST), ("evaluate", SECOND)),
-                *(("fit", ALL), ("evaluate", FIRST), ("evaluate", SECOND)),
+                *(("fit", FOUR), ("evaluate", FIRST), ("evaluate", SECOND)),
             ],
         ),
         (
@@ -111,7 +111,7 @@ FIRST, SECOND, ALL = (0, 1), (2, 3), (0, 1, 2, 3)
             "class",
             [
                 *(("fit", FIRST), ("evaluate", FIRST)),
-                *(("fit", ALL), ("evaluate", ALL), ("evaluate", ALL)),
+                *(("fit", FOUR), ("evaluate", FOUR), ("evaluate", FOUR)),
             ],
         ),
         (
@@ -130,7 +130,7 @@ def test_which_outputs_count_and_when(heard, method, scenario, expected):
     assert [call[:2] for call in heard] == expected
 
 
-THIRD, FOUR, SIX = (4, 5), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5)
+THIRD, SIX = (4, 5), (0, 1, 2, 3, 4, 5)
 EACH = [("evaluate", pair) for pair in (FIRST, SECOND, THIRD)]
 
 

@@ -297,10 +297,12 @@ def test_what_differs_is_said_in_table_and_figure():
         ("b", make_results(make_run(), hidden=[9, 9], epochs=1)),
         ("c", make_results(make_run(), hidden=[9], scenario="class")),
         ("d", make_results(make_run(), hidden=[9, 9], damping=0.1)),
+        ("e", make_results(make_run(), hidden=[9, 9])),
     ):
         os.mkdir(folder)
         made.write(folder)
     assert report("a", "a/").stdout == report("a").stdout
+    assert "differ" not in report("a", "e").stdout
     result = report("a", "b", "c", "--output", "all.svg")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()

@@ -170,7 +170,7 @@ def test_several_values_are_read_one_by_one(args, expected):
         ("--strength 1 x", "Got unexpected extra argument (x)"),
         (
             "--strength 1 2 1",
-            "received 1.0, 2.0, 1.0, expected each value once",
+            "--strength: received 1.0, 2.0, 1.0, expected each value once",
         ),
         ("--method naive --strength 1", "--strength: means nothing to naive"),
         ("--method l2 --damping 1", "--damping: means nothing to l2"),
