@@ -1,7 +1,7 @@
 """What depends on the backend, or on parts of Keras that are not public.
 
 Everything of that kind is here, in `steps.py` and in `distribution.py`, so that
-a new Keras is checked in few places; `tests/test_backend.py` fails when one of
+a new Keras is checked in few places; `tests/library/test_backend.py` fails when one of
 these assumptions does.
 """
 

@@ -6,7 +6,7 @@ before that step begins, so SI sums, and keeps the optimizer from doing it
 again. JAX needs none of this: its arrays are whole, wherever their parts are.
 
 Outside a strategy every function here does the obvious thing. Keras's private
-`_all_reduce_sum_gradients` is used; `tests/test_distribution.py` fails when it
+`_all_reduce_sum_gradients` is used; `tests/library/test_distribution.py` fails when it
 is no longer what it was.
 """
 

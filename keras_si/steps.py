@@ -1,7 +1,7 @@
 """The steps of a model, run so that its loss holds the penalty known already.
 
 Keras has no public hook around a step: the model's own functions are replaced
-on the instance. `tests/test_backend.py` fails when that has no effect.
+on the instance. `tests/library/test_backend.py` fails when that has no effect.
 """
 
 from __future__ import annotations

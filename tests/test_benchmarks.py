@@ -5,7 +5,7 @@ import pathlib
 import re
 
 import pytest
-from conftest import finish, only_on, start
+from helpers import finish, only_on, start
 
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
 SMALLEST = {

@@ -7,7 +7,7 @@ import re
 import runpy
 
 import pytest
-from conftest import finish, only_on, start, worker_environments
+from helpers import finish, only_on, start, worker_environments
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 

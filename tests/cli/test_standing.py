@@ -29,8 +29,8 @@ from keras_si_cli import (
 )
 from keras_si_cli.errors import OptionError, RunError
 from keras_si_cli.resume import standing
-from test_cli_resume import Quiet, StopAt
-from test_cli_run import (
+from test_resume import Quiet, StopAt
+from test_run import (
     few_images,
     make_config,
     make_short,

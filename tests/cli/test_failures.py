@@ -24,7 +24,7 @@ from keras_si_cli import (
 )
 from keras_si_cli.errors import RunError
 from keras_si_cli.observer import Observer
-from test_cli_run import few_images, make_short
+from test_run import few_images, make_short
 
 COMMAND = (
     *("run", "pmnist", "--hidden", "16", "--tasks", "2", "--epochs", "1"),
@@ -242,11 +242,11 @@ def test_what_cannot_be_removed_is_told(monkeypatch, tmp_path):
 REAL_RUN = """
 import os, resource, signal, sys
 here, what, operation, ending, count, *command = sys.argv[1:]
-sys.path.insert(0, here)
+sys.path[:0] = [here, os.path.dirname(here)]
 from keras_si_cli import data, main, startup
 startup.import_quietly()
-import failing_disk, test_cli_run
-data.load = lambda name, data_dir: test_cli_run.few_images()
+import failing_disk, test_run
+data.load = lambda name, data_dir: test_run.few_images()
 left = int(count)
 def before(now, path):
     global left

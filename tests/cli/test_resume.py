@@ -28,8 +28,8 @@ from keras_si_cli.config import resolve
 from keras_si_cli.errors import Interrupted, OptionError, RunError
 from keras_si_cli.observer import Observer
 from keras_si_cli.resume import read_config, standing
-from test_cli_files import Killed, damage
-from test_cli_run import few_images, make_config, make_short
+from test_files import Killed, damage
+from test_run import few_images, make_config, make_short
 
 OPTIONS = {"methods": ("si", "naive"), "tasks": 2, "epochs": 3}
 COMMAND = (
@@ -207,11 +207,11 @@ KILL_AFTER = (0.2, 0.8)
 
 REAL_RUN = """
 import atexit, signal, sys, time
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
 from keras_si_cli import data, main, startup
-import test_cli_run
+import test_run
 startup.import_quietly()
-data.load = lambda name, data_dir: test_cli_run.few_images()
+data.load = lambda name, data_dir: test_run.few_images()
 # Ends the process where it stands, as SIGKILL does.
 signal.signal(signal.SIGPROF, signal.SIG_DFL)
 signal.setitimer(signal.ITIMER_PROF, float(sys.argv[2]))

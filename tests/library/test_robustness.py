@@ -5,7 +5,7 @@ import threading
 import keras
 import numpy as np
 import pytest
-from conftest import compile_model, fit, make_model, make_tasks, only_on
+from helpers import compile_model, fit, make_model, make_tasks, only_on
 
 from keras_si import SICallback
 

@@ -2,7 +2,7 @@
 
     python distributed_run.py OUTPUT STOP ARGUMENT...
 
-A program of its own, run by test_cli_distribution.py: devices must be there
+A program of its own, run by test_distribution.py: devices must be there
 before the backend starts. OUTPUT, an `.npz` file, gets the weights and the
 optimizer's variables, SI's state among them, after every task. The process
 ends at once at training step number STOP, if that is not 0.
@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from keras_si_cli import data, devices, main, method_run, watching
-from test_cli_run import few_images
+from test_run import few_images
 
 
 def two_devices():

@@ -5,7 +5,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
-from conftest import (
+from helpers import (
     HAS_MULTI_OPTIMIZER,
     JIT,
     SIZES,

@@ -11,7 +11,7 @@ import distributed_run
 import keras
 import numpy as np
 import pytest
-from conftest import only_on, start, worker_environments
+from helpers import only_on, start, worker_environments
 from keras_si_cli import (
     benchmarks,
     checkpoint,
@@ -23,7 +23,7 @@ from keras_si_cli import (
 )
 from keras_si_cli.errors import OptionError, RunError
 from keras_si_cli.observer import Observer
-from test_cli_run import few_images, make_config
+from test_run import few_images, make_config
 
 SCRIPT = distributed_run.__file__
 COMMAND = (

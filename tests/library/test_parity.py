@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference_si as oracle
-from conftest import (
+from helpers import (
     HAS_MULTI_OPTIMIZER,
     JIT,
     SIZES,

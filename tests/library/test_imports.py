@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import sys
 
-from conftest import only_on
+from helpers import only_on
 
 import keras_si
 

@@ -6,7 +6,7 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
-from conftest import compile_model, fit, make_model, make_tasks
+from helpers import compile_model, fit, make_model, make_tasks
 
 from keras_si import SICallback, tensorboard
 

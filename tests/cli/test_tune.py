@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import start
+from helpers import start
 from keras_si_cli import (
     data,
     engines,

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import reference_si as oracle
-from conftest import (
+from helpers import (
     compile_model,
     finish,
     make_model,

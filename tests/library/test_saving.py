@@ -8,7 +8,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import compile_model, fit, make_model, make_tasks
+from helpers import compile_model, fit, make_model, make_tasks
 
 from keras_si import SICallback
 

@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from conftest import SIZES, compile_model, make_model, make_tasks, only_on
+from helpers import SIZES, compile_model, make_model, make_tasks, only_on
 
 from keras_si import SICallback, backend, steps
 

@@ -17,11 +17,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from conftest import compile_model, fit, make_model, make_tasks
+from helpers import compile_model, fit, make_model, make_tasks
 
 from keras_si import SICallback
 
-EXAMPLES_FOLDER = pathlib.Path(__file__).parent.parent / "examples"
+EXAMPLES_FOLDER = pathlib.Path(__file__).parents[2] / "examples"
 STRENGTH, DAMPING, EXAMPLES, L2 = 0.7, 0.05, 24, 0.03
 CASES = {
     # Clipping is of the sum over replicas; L2 is part of the task's loss.

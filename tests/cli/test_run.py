@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import only_on
+from helpers import only_on
 from keras_si_cli import (
     benchmarks,
     config,

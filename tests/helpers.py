@@ -1,0 +1,127 @@
+"""What several test files share: small models and tasks, programs, marks."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+SIZES = (6, 9, 7, 3)
+TESTS = pathlib.Path(__file__).parent
+
+
+def only_on(*backends, reason="it is that backend's own"):
+    """Returns the mark of a test that the other backends skip."""
+    return pytest.mark.skipif(
+        keras.backend.backend() not in backends,
+        reason=f"on {' and '.join(backends)} only: {reason}",
+    )
+
+
+HAS_MULTI_OPTIMIZER = pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"),
+    reason="Keras has had it since 3.15",
+)
+
+# For a compiled variant of a test. `test_parity.test_modes` runs on torch too.
+JIT = only_on("tensorflow", "jax", reason="torch compiles for a minute")
+
+
+def make_tasks(count=3, examples=22, seed=3):
+    """Returns `count` small classification tasks `(x, y)`."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.normal(size=(examples, SIZES[0])).astype("float32"),
+            rng.integers(0, SIZES[-1], examples),
+        )
+        for _ in range(count)
+    ]
+
+
+def make_model(built=True, regularizer=None, constraint=None, sizes=SIZES):
+    """Returns an MLP of the given sizes, not compiled."""
+    layers = [
+        keras.layers.Dense(
+            units,
+            activation="relu" if units != sizes[-1] else None,
+            bias_initializer="random_normal",
+            kernel_regularizer=regularizer,
+            kernel_constraint=constraint,
+            name=f"dense_{index}",
+        )
+        for index, units in enumerate(sizes[1:])
+    ]
+    if built:
+        layers.insert(0, keras.Input((sizes[0],)))
+    return keras.Sequential(layers)
+
+
+def compile_model(model, optimizer=None, **kwargs):
+    """Compiles `model` for the tasks of `make_tasks`."""
+    model.compile(
+        optimizer or keras.optimizers.Adam(1e-2),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **kwargs,
+    )
+    return model
+
+
+def fit(model, task, *callbacks, epochs=2, **kwargs):
+    """Trains `model` on one task in its order, and returns the `History`."""
+    x, y = task
+    return model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+        **kwargs,
+    )
+
+
+def start(*arguments, **environment):
+    """Starts a Python program; `finish` ends it."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(TESTS), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(processes):
+    """Waits for programs, and returns what each of them printed."""
+    try:
+        printed = []
+        for process in processes:
+            out, error = process.communicate(timeout=240)
+            assert process.returncode == 0, error
+            printed.append(out)
+        return printed
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def worker_environments(count):
+    """Yields each worker's environment for `MultiWorkerMirroredStrategy`."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    for index in range(count):
+        task = {"type": "worker", "index": index}
+        config = {"cluster": {"worker": workers}, "task": task}
+        yield {"TF_CONFIG": json.dumps(config)}
