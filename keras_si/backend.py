@@ -1,19 +1,20 @@
 """What depends on the backend, or on parts of Keras that are not public.
 
-Everything of that kind is here, in `steps.py` and in `distribution.py`, so that
-a new Keras is checked in few places; `tests/library/test_backend.py` fails when one of
-these assumptions does.
+Everything of that kind is here and in `replicas.py`, so a new Keras is checked
+in two places; `tests/library/test_backend.py` fails when one of these
+assumptions does.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Hashable
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
 
-from keras_si.types import Tensor
+from keras_si import replicas
+from keras_si.equations import Tensor
 
 
 def check_supported() -> None:
@@ -23,6 +24,9 @@ def check_supported() -> None:
             "SICallback does not work with NNX, which takes the training step "
             "from the model's class. Set KERAS_NNX_ENABLED=false."
         )
+
+
+# Within a step.
 
 
 def run_update(
@@ -79,27 +83,61 @@ def as_dense(gradient: Tensor) -> Tensor:
     return gradient
 
 
-def accumulated_gradients(
-    optimizer: keras.optimizers.Optimizer,
-) -> list[tuple[keras.Variable, keras.Variable]]:
-    """Returns variables, and the sums of their gradients in a step under way.
+def assign_if(
+    condition: Tensor,
+    variables: Sequence[keras.Variable],
+    values: Callable[[], list[Tensor]],
+) -> None:
+    """Assigns `values()` to `variables` where the scalar `condition` holds.
 
-    None if the optimizer accumulates no gradients. Not public in Keras.
+    Elsewhere nothing is computed or written, so that a step which does not
+    need it does not pay for it.
     """
-    if not optimizer.gradient_accumulation_steps:
-        return []
-    variables = optimizer._trainable_variables
-    sums = optimizer._accumulated_gradients
-    return list(zip(variables, sums, strict=True))
+    name = keras.backend.backend()
+    if name == "jax" and is_traced(condition):
+        import jax
+
+        new = jax.lax.cond(
+            condition, values, lambda: [v.value for v in variables]
+        )
+    elif name == "tensorflow" and replicas.in_replica():
+        # No branches: replicas would wait for each other within one.
+        new = [
+            keras.ops.where(condition, value, variable.value)
+            for value, variable in zip(values(), variables, strict=True)
+        ]
+    elif name == "tensorflow":
+        import tensorflow as tf
+
+        def assign() -> Tensor:
+            for variable, value in zip(variables, values(), strict=True):
+                variable.assign(value)
+            return condition
+
+        tf.cond(condition, assign, lambda: condition)
+        return
+    elif bool(condition):
+        new = values()
+    else:
+        return
+    for variable, value in zip(variables, new, strict=True):
+        replicas.assign(variable, value)
 
 
-def sync_variables(model: keras.Model) -> None:
-    """Puts the values of now in the variables, within a `fit`.
+def is_traced(x: Any) -> bool:
+    """Whether JAX is tracing `x`.
 
-    JAX's `fit` keeps them elsewhere between its steps.
+    JAX then takes every variable that is neither the model's nor the
+    metrics' for a constant.
     """
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return isinstance(x, jax.core.Tracer)
+
+
+# The model around it.
 
 
 def set_optimizer(
@@ -114,44 +152,124 @@ def set_optimizer(
     model._compile_config.config["optimizer"] = optimizer
 
 
+def wrap_train_step(model: keras.Model, state: Any) -> None:
+    """Has every training step of `model` know the penalties in advance.
+
+    The optimizer has computed them when the weights were at hand. Keras has no
+    public hook around a step: `train_step` is replaced on the instance.
+
+    Args:
+        model: A compiled `keras.Model`.
+        state: The `SIState`; while a step runs, its `known_penalties` are the
+            values of its `penalties`.
+    """
+    unwrap_train_step(model)
+    original = model.train_step
+
+    @functools.wraps(original)
+    def train_step(*args: Any) -> Any:
+        optimizer_variables = model.optimizer.variables
+        found = [
+            i for i, v in enumerate(optimizer_variables) if v is state.penalties
+        ]
+        if not found:  # a new `compile` has replaced SI's optimizer
+            return original(*args)
+        if keras.backend.backend() == "jax":
+            penalties = args[0][2][found[0]]  # state is passed to a JAX step
+        else:
+            penalties = keras.ops.copy(state.penalties)
+        try:
+            state.known_penalties = penalties
+            return original(*args)
+        finally:
+            state.known_penalties = None
+
+    train_step.keras_si = original, state  # type: ignore[attr-defined]
+    model.train_step = train_step
+    retrace(model)
+
+
+def unwrap_train_step(model: keras.Model) -> None:
+    """Gives `model` back the training step that it had."""
+    wrapped = getattr(model.train_step, "keras_si", None)
+    if wrapped is not None:
+        original, _ = wrapped
+        del model.train_step
+        if model.train_step != original:
+            model.train_step = original
+        retrace(model)
+
+
+def has_wrapped_train_step(model: keras.Model, state: Any) -> bool:
+    """Whether the training step of `model` knows the penalties of `state`."""
+    _, wrapped_for = getattr(model.train_step, "keras_si", (None, None))
+    return wrapped_for is state
+
+
+def retrace(model: keras.Model) -> None:
+    """Makes `model` trace its functions again, if it has any.
+
+    A function that was traced before would never call what is new: SI would
+    silently do nothing.
+    """
+    if model.train_function is not None:
+        model.make_train_function(force=True)
+    model.test_function = None
+
+
+def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns all layers of `model`, also those inside others."""
+    return list(model._flatten_layers())
+
+
+def layout_of(variable: keras.Variable) -> Any:
+    """Returns how the parts of `variable` lie on the devices, or `None`.
+
+    State with the same layout stays beside its variable.
+    """
+    return getattr(variable, "_layout", None)
+
+
+# The `fit` around that.
+
+
+def call_last_in_this_fit(
+    model: keras.Model, function: Callable[[], None], owner: Any
+) -> None:
+    """Calls `function` once all callbacks of this `fit` have ended it.
+
+    Keras puts its own `History` behind the user's callbacks, and into
+    `model.history` before they begin.
+
+    Raises:
+        ValueError: If another owner has asked for it in the same `fit`.
+    """
+    history = getattr(model, "history", None)
+    if history is None:  # a user's own `CallbackList` may have none
+        return
+    other = getattr(vars(history).get("on_train_end"), "owner", owner)
+    if other is not owner:
+        raise ValueError(
+            "Two SICallbacks were passed to one `fit`. Pass one: its "
+            "`include` and `exclude` take several patterns."
+        )
+
+    def on_train_end(logs: Any = None) -> None:
+        # Nothing of it stays, so that a `History` can be pickled as ever.
+        del history.on_train_end
+        history.on_train_end(logs)
+        function()
+
+    on_train_end.owner = owner  # type: ignore[attr-defined]
+    history.on_train_end = on_train_end
+
+
 def forget_initial_epoch(model: keras.Model) -> None:
     """Forgets the epoch at which `BackupAndRestore` made this `fit` begin.
 
     Keras never does: the next task's `fit` would silently skip epochs.
     """
     model._initial_epoch = None
-
-
-def callbacks_of_this_fit() -> list[keras.callbacks.Callback]:
-    """Returns all callbacks of the `fit` which calls a callback's hook now."""
-    found = _list_of_this_fit()
-    return [] if found is None else list(found.callbacks)
-
-
-def call_last_in_this_fit(callback: keras.callbacks.Callback) -> None:
-    """Has a callback called after all others of this `fit`.
-
-    The list is the `fit`'s own, not the one that the user has given.
-    """
-    found = _list_of_this_fit()
-    # A user's own `CallbackList` serves many fits.
-    if found is not None and callback not in found.callbacks:
-        found.callbacks.append(callback)
-
-
-def _list_of_this_fit() -> keras.callbacks.CallbackList | None:
-    """Returns what calls a callback's hook now.
-
-    Keras tells no callback of the others. What calls its hooks is public, a
-    `keras.callbacks.CallbackList`, and is found among the callers.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, keras.callbacks.CallbackList):
-            return caller
-        frame = frame.f_back
-    return None
 
 
 def build_before_first_step(
@@ -187,11 +305,3 @@ def build_before_first_step(
         return model.train_function(iterator)
 
     model.train_function = train_function
-
-
-def layout_of(variable: keras.Variable) -> Any:
-    """Returns how the parts of `variable` lie on the devices, or `None`.
-
-    State with the same layout stays beside its variable.
-    """
-    return getattr(variable, "_layout", None)

@@ -1,23 +1,28 @@
 """Attaches Synaptic Intelligence to a model, and knows where tasks end."""
 
-import warnings
 import weakref
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_si import attachment, backend, nonfinite, tensorboard
+from keras_si import backend, diagnostics
 from keras_si.arguments import (
-    as_predicate,
+    Consolidate,
+    Patterns,
     check_consolidate,
     check_damping,
-    check_order,
+    check_patterns,
     check_strength,
+    matches,
 )
+from keras_si.attach import attach, detach
 from keras_si.optimizer import SIOptimizer
-from keras_si.state import SIState
-from keras_si.types import Consolidate, Logs, Patterns, Predicate
+from keras_si.state import SIState, as_int
+
+Logs: TypeAlias = dict[str, Any]
 
 
 class SICallback(keras.callbacks.Callback):
@@ -44,7 +49,8 @@ class SICallback(keras.callbacks.Callback):
         damping: xi, above 0. Keeps importance bounded where a weight hardly
             moved; in units of squared weights. Defaults to 0.1.
         consolidate: When a task ends. `"train_end"` (the default): when `fit`
-            ends. `"epoch_end"`: after every epoch. A positive int N: every N
+            ends. `"epoch_end"`: with every epoch; it is carried out before
+            the next one's first step. An int N of at least 2: every N
             optimizer steps, for streams without task boundaries. `None`: only
             when `consolidate()` is called.
         include: Which trainable variables to track: a regular expression, or
@@ -55,9 +61,8 @@ class SICallback(keras.callbacks.Callback):
     Raises:
         ValueError: If an argument is not as described.
 
-    Logs: each epoch's logs gain `si_penalty`, the mean penalty; `loss` holds
-    it, so that `loss - si_penalty` is the loss of the task alone. A
-    `keras.callbacks.TensorBoard` in the same `fit` is written to as well.
+    Logs: `loss` holds the penalty, and each epoch's logs gain `si_penalty`,
+    the penalty at the epoch's end.
 
     Examples:
         >>> x = keras.random.normal((64, 3), seed=0)
@@ -88,12 +93,18 @@ class SICallback(keras.callbacks.Callback):
         self._strength = check_strength(strength)
         self._damping = check_damping(damping)
         self._consolidate = check_consolidate(consolidate)
-        self._include = as_predicate("include", include)
-        self._exclude = as_predicate("exclude", exclude)
+        self._include = check_patterns("include", include)
+        self._exclude = check_patterns("exclude", exclude)
         self._optimizer: SIOptimizer | None = None
         # The model whose last `fit` ended a task, as a weak reference.
-        self._ended: weakref.ref[keras.Model] | None = None
-        self._log = tensorboard.SILog()
+        self._task_ended_on: weakref.ref[keras.Model] | None = None
+        self._epoch_has_begun = False
+        self._warned: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy has: the settings, and no model."""
+        nothing = dict(_model=None, _optimizer=None, _task_ended_on=None)
+        return {**vars(self), **nothing, "_warned": set()}
 
     # Public.
 
@@ -125,32 +136,32 @@ class SICallback(keras.callbacks.Callback):
         """Returns Omega: a dict of `variable.path` to numpy array.
 
         Each of the variable's shape, at least 0, in units of loss over
-        squared weights.
-
-        A consolidation that is due is carried out first, here and in
-        `get_path_integral` and `get_reference`: after a `fit` that ended its
-        task, omega is zero.
+        squared weights. Where variables share a path, the second has the
+        suffix `#2`.
 
         Raises:
-            ValueError: If no model is attached, or the consolidation that is
-                due finds weights that are not finite.
+            ValueError: If no model is attached.
         """
         return self._read("importances")
 
     def get_path_integral(self) -> dict[str, np.ndarray]:
         """Returns omega of this task: `variable.path` to numpy array.
 
-        Each of the variable's shape, in the unit of the loss. Raises as
-        `get_importance` does.
+        Each of the variable's shape, in the unit of the loss; 0 after a `fit`
+        that ended its task. Raises as `get_importance` does.
         """
         return self._read("path_integrals")
 
     def get_reference(self) -> dict[str, np.ndarray]:
         """Returns theta~: a dict of `variable.path` to numpy array.
 
-        Each of the variable's shape, in the unit of the weights. Raises as
-        `get_importance` does.
+        Each of the variable's shape, in the unit of the weights: where the
+        task before ended; before the first step, the weights of now. Raises
+        as `get_importance` does.
         """
+        if self._state.is_following():
+            weights = map(self._state.weights, range(len(self._state.names)))
+            return self._named(weights)
         return self._read("references")
 
     def consolidate(self) -> None:
@@ -162,10 +173,23 @@ class SICallback(keras.callbacks.Callback):
             ValueError: If no model is attached, or weights are not finite.
         """
         state = self._state
-        nonfinite.warn(state, stacklevel=2)
-        state.consolidate(self._damping)
-        self._ended = None
-        self._log.write_importance(state)
+        diagnostics.check_task_end(
+            self.model, state, self._warned, stacklevel=2
+        )
+        state.consolidate()
+        state.refresh_penalties()
+        self._task_ended_on = None
+
+    def reset_optimizer(self) -> None:
+        """Gives the user's optimizer the state of a new one: no moments.
+
+        SI's state and the learning rate stay. Setting all of
+        `model.optimizer.variables` to 0 would erase what SI knows, too.
+
+        Raises:
+            ValueError: If no model is attached.
+        """
+        self._attached().reset_inner_optimizer()
 
     def detach(self) -> None:
         """Gives the model its own optimizer and regularizers back.
@@ -175,8 +199,8 @@ class SICallback(keras.callbacks.Callback):
         Raises:
             ValueError: If no model is attached.
         """
-        attachment.detach(self.model, self._attached())
-        self._optimizer = self._ended = None
+        detach(self.model, self._attached())
+        self._optimizer = self._task_ended_on = None
 
     # Hooks.
 
@@ -184,7 +208,7 @@ class SICallback(keras.callbacks.Callback):
         """Attaches SI to a built, compiled model, or takes its state up again.
 
         `fit` does it by itself. Call it before a training loop of your own,
-        `train_on_batch`, `load_weights`, or to look at a loaded model's state.
+        `train_on_batch`, or to look at a loaded model's state.
 
         Args:
             model: A `keras.Model`. One that is not built is attached when
@@ -193,98 +217,110 @@ class SICallback(keras.callbacks.Callback):
         Raises:
             ValueError: If the model cannot be trained with SI; it says why.
         """
+        if model is not None and not isinstance(model, keras.Model):
+            raise ValueError(
+                "SICallback needs a model of Keras 3, a `keras.Model`. "
+                f"Received: a {type(model).__module__}.{type(model).__name__}."
+            )
         super().set_model(model)
         self._optimizer = None
         if model is not None and model.built:
             self._attach()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        if self._consolidate == "epoch_end":
-            check_order(backend.callbacks_of_this_fit(), self)
-        self._log.look_for_tensorboard()
+        backend.call_last_in_this_fit(self.model, self._end_fit, owner=self)
         if self._optimizer is not None:
-            self._optimizer.driver = self
+            self._begin_fit()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         # Not in `on_train_begin`: callbacks listed after this one may restore
         # weights there.
         backend.forget_initial_epoch(self.model)
+        self._epoch_has_begun = False
+
+    def on_train_batch_begin(
+        self, batch: int, logs: Logs | None = None
+    ) -> None:
+        # Here, when all callbacks have begun the epoch: `SwapEMAWeights` puts
+        # the weights back only then.
+        if self._epoch_has_begun:
+            return
+        self._epoch_has_begun = True
         if self._optimizer is None:
             backend.build_before_first_step(self.model, self._begin_unbuilt)
-            return
-        if self._optimizer.driver is not self:
-            raise ValueError(
-                "Two SICallbacks were passed to one `fit`. Pass one: its "
-                "`include` and `exclude` take several patterns."
-            )
-        self._settle()
+        else:
+            self._begin_epoch()
+
+    def _begin_unbuilt(self) -> None:
+        self._attach()
+        self._begin_fit()
         self._begin_epoch()
 
+    def _begin_fit(self) -> None:
+        optimizer = self._attached()
+        if optimizer.in_fit and as_int(optimizer.state.steps):
+            diagnostics.warn_of_interrupted_fit()
+        optimizer.in_fit = self._consolidate in ("train_end", "epoch_end")
+
     def _begin_epoch(self) -> None:
-        state = self._state
-        state.refresh_penalties()
-        state.reset_mean_penalty()
-        self._iterations = self._count_iterations()
-        if isinstance(self._consolidate, int):
-            self._log.follow_batches(self.model, state)
+        self._end_task_if_due()
+        if self._consolidate == "epoch_end" and as_int(self._state.steps):
+            self.consolidate()
+        self._state.refresh_penalties()
+        self._heard = self._heard_steps()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        if not self._epoch_has_begun:
+            return  # there was no batch
         state = self._state
         if logs is not None:
-            logs["si_penalty"] = state.mean_penalty()
-        accumulates = (
-            self._attached().inner_optimizer.gradient_accumulation_steps
-        )
-        if self._count_iterations() == self._iterations and not accumulates:
-            warnings.warn(
-                "SICallback heard no optimizer step in this epoch: SI has no "
-                "effect. A custom `train_step` must use `self.optimizer`.",
-                stacklevel=2,
-            )
-        nonfinite.warn(state, stacklevel=2)
-        if self._consolidate == "epoch_end":
-            state.consolidate(self._damping)
-        self._log.write_epoch(state)
+            logs["si_penalty"] = state.penalty()
+        if self._heard is not None and self._heard_steps() == self._heard:
+            diagnostics.warn_of_no_step()
+        diagnostics.warn_of_nonfinite(state)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self._optimizer is None:
             return
-        self._optimizer.driver = None
-        if self._consolidate == "train_end":
-            # Carried out when next needed: callbacks listed after this one
-            # may still restore weights. Remembered twice: a checkpoint that
-            # is loaded meanwhile may be from before the end.
-            self._state.due.assign(1)
-            self._ended = weakref.ref(self.model)
-            self._log.write_due_when_fit_has_ended(self._state, self._damping)
+        if self._consolidate not in ("train_end", "epoch_end"):
+            return
+        loss = (logs or {}).get("loss", 0.0)
+        if not np.isfinite(loss) or self._state.nonfinite_weights():
+            return  # it was broken off, as by TerminateOnNaN
+        # Remembered twice: a model that another callback saves now is loaded
+        # with its task ended, and a checkpoint that is loaded after the `fit`
+        # may be from before the end.
+        self._state.due.assign(1)
+        self._task_ended_on = weakref.ref(self.model)
+        self._attached().was_loaded = self._attached().in_fit = False
+
+    def _end_fit(self) -> None:
+        """After all other callbacks' `on_train_end`: they may set weights."""
+        if self._optimizer is not None and as_int(self._state.due):
+            if not self._state.nonfinite_weights():
+                task_ended_on = self._task_ended_on
+                self.consolidate()
+                self._task_ended_on = task_ended_on
 
     # Attaching.
 
     def _attach(self) -> None:
         every = self._consolidate
-        self._optimizer = attachment.attach(
+        self._optimizer = attach(
             self.model,
-            self._tracks(),
+            self._tracks if self._include or self._exclude else None,
             self._damping,
             every if isinstance(every, int) else None,
         )
+        self._end_task_if_due()
         self._state.strength.assign(self._strength)
-        self._settle()
         self._state.refresh_penalties()
 
-    def _tracks(self) -> Predicate | None:
+    def _tracks(self, variable: keras.Variable, name: str) -> bool:
         include, exclude = self._include, self._exclude
-        if include is None and exclude is None:
-            return None
-        return lambda variable: (
-            (include is None or bool(include(variable)))
-            and not (exclude is not None and exclude(variable))
+        return (include is None or matches(include, variable, name)) and not (
+            exclude is not None and matches(exclude, variable, name)
         )
-
-    def _begin_unbuilt(self) -> None:
-        self._attach()
-        self._attached().driver = self
-        self._begin_epoch()
 
     def _attached(self) -> SIOptimizer:
         """Returns the SI optimizer; its variables hold the values of now."""
@@ -305,21 +341,39 @@ class SICallback(keras.callbacks.Callback):
     def _state(self) -> SIState:
         return self._attached().state
 
-    def _settle(self) -> None:
-        """Carries out a consolidation that is due."""
-        ended = self._ended is not None and self._ended() is self.model
-        if ended or int(ops.convert_to_numpy(self._state.due)):
+    def _end_task_if_due(self) -> None:
+        """Carries out a consolidation that could not be done when `fit` ended.
+
+        The model was saved between a task's end and its consolidation, or a
+        checkpoint from before the end was loaded after it.
+        """
+        optimizer = self._attached()
+        state = optimizer.state
+        diagnostics.check_not_erased(state)
+        loaded = (
+            self._task_ended_on is not None
+            and self._task_ended_on() is self.model
+            and optimizer.was_loaded
+        )
+        if as_int(state.due) or (loaded and as_int(state.steps)):
+            optimizer.was_loaded = False
             self.consolidate()
 
-    def _count_iterations(self) -> int:
-        return int(ops.convert_to_numpy(self._attached().iterations))
+    def _heard_steps(self) -> list[float] | None:
+        """Returns counts that a step changes, also one that was skipped."""
+        optimizer = self._attached()
+        if optimizer.gradient_accumulation_steps:
+            return None
+        counts = [optimizer.iterations]
+        outer = self.model.optimizer
+        if outer is not optimizer:  # a loss scale, which may skip steps
+            counts += outer.variables[: -len(optimizer.variables)]
+        return [float(ops.convert_to_numpy(each)) for each in counts]
 
     def _read(self, name: str) -> dict[str, np.ndarray]:
-        self._settle()
-        state = self._state
-        return {
-            variable.path: ops.convert_to_numpy(array)
-            for variable, array in zip(
-                state.variables, getattr(state, name), strict=True
-            )
-        }
+        self._end_task_if_due()
+        return self._named(getattr(self._state, name))
+
+    def _named(self, arrays: Iterable[Any]) -> dict[str, np.ndarray]:
+        arrays = map(ops.convert_to_numpy, arrays)
+        return dict(zip(self._state.names, arrays, strict=True))

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_si.types import Tensor
+from keras_si.equations import Tensor
 
 # So far below any logit that the exponential of the difference is 0.
 _FAR_BELOW = {"float16": -3e4}

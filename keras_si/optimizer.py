@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_si import backend, distribution, steps
-from keras_si.regularizer_group import RegularizerGroup
+from keras_si import backend, replicas
+from keras_si.equations import Tensor
 from keras_si.state import SIState
-from keras_si.types import Tensor
+
+
+def _of_inner(name: str) -> property:
+    """A setting that Keras's base class has, read and written on the inner."""
+
+    def read(self: SIOptimizer) -> Any:
+        # While it is built it has none, so that Keras's `build` makes no
+        # averages and no sums of its own.
+        return getattr(self.inner_optimizer, name) if self.built else None
+
+    def write(self: SIOptimizer, value: Any) -> None:
+        if "inner_optimizer" in vars(self):
+            setattr(self.inner_optimizer, name, value)
+
+    return property(read, write)
 
 
 @keras.saving.register_keras_serializable(package="keras_si")
@@ -25,7 +40,8 @@ class SIOptimizer(keras.optimizers.Optimizer):
     integral. `SICallback` installs it; nobody needs to name it.
 
     It wraps by composition, as `keras.optimizers.LossScaleOptimizer` does, so
-    that Keras saves, restores and traces SI's state like any optimizer's.
+    that Keras saves, restores and traces SI's state like any optimizer's. Its
+    settings (`clipnorm`, `beta_1`, ...) are the inner optimizer's.
 
     Args:
         inner_optimizer: The user's `keras.optimizers.Optimizer`.
@@ -39,13 +55,14 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
     Attributes:
         state: The `SIState`, once built.
-        regularizers: The `RegularizerGroup` of the tracked variables, once
-            built.
+        is_used: Whether a callback drives it, or it was loaded with state. A
+            copy made from its config is not: it trains as the inner optimizer
+            does, and its state is no one's.
+        was_loaded: Whether its state was loaded since a task ended.
+        in_fit: Whether a `fit` with a callback runs, or was interrupted.
     """
 
     state: SIState
-    regularizers: RegularizerGroup
-    driver: keras.callbacks.Callback | None
 
     def __init__(
         self,
@@ -57,15 +74,16 @@ class SIOptimizer(keras.optimizers.Optimizer):
         name: str | None = None,
     ) -> None:
         super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = inner_optimizer
-        self.damping = damping
         self.consolidate_every = consolidate_every
         self.tracked = None if tracked is None else list(tracked)
-        self.__dict__["driver"] = None  # the callback whose `fit` is running
+        self.is_used = self.was_loaded = self.in_fit = False
         self._initial_strength = strength
+        self.damping = damping
+        self._misfit: str | None = None
         # One compiled update serves every trace of the training function.
         # Not by plain assignment: Keras would track the dict.
         self.__dict__["_compiled_updates"] = {}
+        self.inner_optimizer = inner_optimizer
 
     def build(self, variables: Iterable[keras.Variable]) -> None:
         """Builds the inner optimizer, and SI's state on the weights of now."""
@@ -74,58 +92,33 @@ class SIOptimizer(keras.optimizers.Optimizer):
         variables = list(variables)
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
-        if self.tracked is None:
-            self.tracked = [True] * len(variables)
-        if len(self.tracked) != len(variables):
-            raise ValueError(
-                "The SI state was made for a model with "
-                f"{len(self.tracked)} trainable variables; this model has "
-                f"{len(variables)}: {[v.path for v in variables]}. Use the "
-                "model that the state was saved with, with the same layers "
-                "frozen."
+        tracked = self.tracked
+        if tracked is not None and len(tracked) != len(variables):
+            self._misfit = (
+                "it was made for a model with "
+                f"{len(tracked)} trainable variables, this model has "
+                f"{len(variables)}: {[v.path for v in variables]}"
             )
+            tracked = None
+        self.tracked = tracked or [True] * len(variables)
         self.state = SIState(
             self,
             [
-                v
-                for v, track in zip(variables, self.tracked, strict=True)
-                if track
+                variable
+                for variable, is_tracked in zip(
+                    variables, self.tracked, strict=True
+                )
+                if is_tracked
             ],
             self._initial_strength,
+            self.damping,
             self.inner_optimizer.gradient_accumulation_steps,
         )
-        # Not by plain assignment: Keras would track what it holds.
-        self.__dict__["regularizers"] = RegularizerGroup(self.state)
         self._slots = {
             self._var_key(variable): slot
             for slot, variable in enumerate(self.state.variables)
         }
         super().build(variables)
-
-    def join_step_under_way(self, previous: SIOptimizer | None) -> None:
-        """Takes up what the inner optimizer has summed of a step already.
-
-        With gradient accumulation, a `fit` may end between two steps.
-
-        Args:
-            previous: The SI optimizer that was around the inner one, which
-                knows the sums without the penalty's gradients, or `None`.
-        """
-        scale = self.inner_optimizer.loss_scale_factor or 1.0
-        for variable, total in backend.accumulated_gradients(
-            self.inner_optimizer
-        ):
-            key = self._var_key(variable)
-            slot = self._slots.get(key)
-            if slot is None:
-                continue
-            if previous is not None and key in previous._slots:
-                known = previous.state.gradient_sums[previous._slots[key]]
-                value = ops.copy(known)
-            else:
-                value = ops.cast(total, self.state.references[slot].dtype)
-                value = value / scale
-            self.state.gradient_sums[slot].assign(value)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -147,7 +140,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             self.build(variables)
         present = tuple(i for i, g in enumerate(grads) if g is not None)
-        if not present:
+        if not present or not self.state.variables:
             # Nothing to learn from: the inner optimizer says so.
             self.inner_optimizer.apply(grads, variables)
             return
@@ -159,15 +152,20 @@ class SIOptimizer(keras.optimizers.Optimizer):
                 full[i] = gradient
             self._update(full, variables)
 
-        key = (present, tuple(self._var_key(v) for v in variables))
+        key = (
+            present,
+            tuple(self._var_key(v) for v in variables),
+            _settings(self.inner_optimizer),
+        )
         gradients = [
             backend.as_dense(grads[i])
             if self._var_key(variables[i]) in self._slots
             else grads[i]
             for i in present
         ]
-        gradients = distribution.sum_over_replicas(gradients)
-        with distribution.already_summed(self.inner_optimizer):
+        gradients = replicas.sum_over_replicas(gradients)
+        self.state.follow_weights()
+        with replicas.already_summed(self.inner_optimizer):
             backend.run_update(update, gradients, self._compiled_updates, key)
 
     def _update(
@@ -194,26 +192,62 @@ class SIOptimizer(keras.optimizers.Optimizer):
             state.accumulate(slot, gradient, before[slot], stepped)
         state.count_step(stepped)
         if self.consolidate_every is not None:
-            state.consolidate_if(
-                state.steps >= self.consolidate_every, self.damping
-            )
+            state.consolidate(state.steps >= self.consolidate_every)
         state.refresh_penalties()
 
-    def configure_consolidation(
-        self, damping: float, every: int | None
-    ) -> bool:
+    def configure(self, damping: float, consolidate_every: int | None) -> bool:
         """Sets xi, and after how many steps to consolidate within a step.
 
-        Returns whether the training function must be traced anew.
+        Returns whether the training function must be traced again.
         """
-        before = self.damping, self.consolidate_every
-        self.damping, self.consolidate_every = damping, every
-        changed = before != (damping, every) and {every, before[1]} != {None}
+        changed = consolidate_every != self.consolidate_every
         if changed:
             self._compiled_updates.clear()
+        self.damping, self.consolidate_every = damping, consolidate_every
+        self.state.damping.assign(damping)
         return changed
 
+    def reset_inner_optimizer(self) -> None:
+        """Gives the inner optimizer's variables the values of a new one."""
+        inner = self.inner_optimizer
+        fresh = type(inner).from_config(inner.get_config())
+        fresh.build(self._trainable_variables)
+        for mine, new in zip(inner.variables, fresh.variables, strict=True):
+            mine.assign(ops.copy(new))
+
     # What Keras expects of an optimizer, passed on to the inner one.
+
+    weight_decay = _of_inner("weight_decay")
+    clipnorm = _of_inner("clipnorm")
+    clipvalue = _of_inner("clipvalue")
+    global_clipnorm = _of_inner("global_clipnorm")
+    use_ema = _of_inner("use_ema")
+    ema_momentum = _of_inner("ema_momentum")
+    ema_overwrite_frequency = _of_inner("ema_overwrite_frequency")
+    loss_scale_factor = _of_inner("loss_scale_factor")
+    gradient_accumulation_steps = _of_inner("gradient_accumulation_steps")
+
+    def __getattr__(self, name: str) -> Any:
+        """Reads what this class lacks on the inner optimizer: `beta_1`, ..."""
+        if name.startswith("_") or "inner_optimizer" not in vars(self):
+            raise AttributeError(
+                f"'{type(self).__name__}' has no attribute '{name}'"
+            )
+        return getattr(self.inner_optimizer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Writes it there as well."""
+        inner = vars(self).get("inner_optimizer")
+        if (
+            inner is None
+            or name.startswith("_")
+            or name in vars(self)
+            or hasattr(type(self), name)
+            or not hasattr(inner, name)
+        ):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
 
     @property
     def learning_rate(self) -> Any:
@@ -236,6 +270,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
     def scale_loss(self, loss: Tensor) -> Tensor:
         return self.inner_optimizer.scale_loss(loss)
 
+    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
+        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
+
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
         if self.inner_optimizer.use_ema:
@@ -247,23 +284,85 @@ class SIOptimizer(keras.optimizers.Optimizer):
     # Saving. Keras saves the inner optimizer's variables by itself.
 
     def save_own_variables(self, store: dict[str, Any]) -> None:
+        zeros = self._saved_as_zeros() if self.built else {}
         for index, variable in enumerate(self._variables):
-            store[str(index)] = ops.convert_to_numpy(variable)
+            array = ops.convert_to_numpy(variable)
+            store[str(index)] = 0 * array if id(variable) in zeros else array
+        if self.built:
+            # By this key a file with SI's state is told from others.
+            store["frozen"] = np.array(list(self.state.frozen), "int32")
+            for position, known in self.state.frozen.items():
+                for part, array in enumerate(known):
+                    key = f"frozen_{position}_{part}"
+                    store[key] = ops.convert_to_numpy(array)
+
+    def _saved_as_zeros(self) -> set[int]:
+        """Returns the ids of the state of LoRA's matrices, and warns.
+
+        Keras adds their product to the kernel when it saves a model, and
+        loads zeros.
+        """
+        lora = [
+            slot
+            for slot, variable in enumerate(self.state.variables)
+            if variable.name.startswith(("lora_kernel_", "lora_embeddings_"))
+        ]
+        if lora:
+            warnings.warn(
+                "Keras merges LoRA's matrices into the kernel when it saves a "
+                "model, so SI's state of "
+                f"{[self.state.names[slot] for slot in lora]} is saved as "
+                "zeros: a loaded model does not protect what they have "
+                "learned. This model is unchanged.",
+                stacklevel=3,
+            )
+        return {id(a[slot]) for a in self.state.arrays for slot in lora}
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Restores SI's state; raises where Keras would warn and skip."""
-        problem = _misfit(self._variables, store)
+        keys = set(store.keys())
+        if "frozen" not in keys:
+            if self.is_used:
+                warnings.warn(
+                    "There is no state of SI in what was loaded: importance, "
+                    "path integral and reference stay as they were. A file "
+                    "has it if SI was attached when the model was saved.",
+                    stacklevel=2,
+                )
+            if keys:  # the state of the user's optimizer alone
+                self.inner_optimizer.load_own_variables(store)
+            return
+        if not self.built or self._misfit is not None:
+            warnings.warn(
+                "The saved SI state was not restored: "
+                f"{self._misfit or 'the model is not built yet'}.",
+                stacklevel=2,
+            )
+            return
+        problem = _difference(
+            self._variables,
+            {key for key in keys if not key.startswith("frozen")},
+            store,
+        )
         if problem:
             raise ValueError(
                 f"The saved SI state does not fit this model: {problem}. Load "
                 "it into the model it was saved from, with the same layers "
-                "trainable and the same `include` and `exclude`."
+                "trainable and the same `include` and `exclude`. SI's state "
+                "is unchanged."
             )
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
-        if not self.regularizers.attached():
-            # So that a new `compile`, and `model.losses`, know of the state.
-            self.regularizers.attach(silent=steps.must_be_wrapped())
+        self.state.frozen = {
+            int(position): [
+                np.array(store[f"frozen_{position}_{part}"])
+                for part in range(3)
+            ]
+            for position in np.array(store["frozen"])
+        }
+        self.is_used = self.was_loaded = True
+        # So that a new `compile`, and `model.losses`, know of the state.
+        self.state.attach(adopt=False)
 
     def get_config(self) -> dict[str, Any]:
         strength = self._initial_strength
@@ -305,11 +404,24 @@ class SIOptimizer(keras.optimizers.Optimizer):
         return cls(inner_optimizer, **config)
 
 
-def _misfit(
-    variables: Sequence[keras.Variable], store: Mapping[str, Any]
+def _settings(optimizer: keras.optimizers.Optimizer) -> Hashable:
+    """Returns the settings that are constants of a compiled update."""
+    own = {
+        name: value
+        for name, value in vars(optimizer).items()
+        if isinstance(value, (bool, int, float, str))
+    }
+    return tuple(sorted(own.items(), key=lambda item: item[0])), tuple(
+        _settings(each) for each in getattr(optimizer, "optimizers", ())
+    )
+
+
+def _difference(
+    variables: Sequence[keras.Variable],
+    keys: set[str],
+    store: Mapping[str, Any],
 ) -> str | None:
     """Returns what keeps a saved store from fitting, or `None`."""
-    keys = set(store.keys())
     for index, variable in enumerate(variables):
         if str(index) not in keys:
             return (

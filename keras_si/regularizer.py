@@ -1,18 +1,13 @@
 """The penalty of one variable, as a Keras regularizer."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_si import importance as si
+from keras_si import equations
 from keras_si.arguments import check_importance, check_strength
-from keras_si.types import Tensor
-
-if TYPE_CHECKING:
-    from keras_si.regularizer_group import RegularizerGroup
+from keras_si.equations import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_si")
@@ -23,9 +18,9 @@ class SIRegularizer(keras.regularizers.Regularizer):
     `c * sum(Omega * (theta - theta~)^2)` (Zenke, Poole & Ganguli, ICML 2017,
     equation 4), a scalar in the unit of the loss, plus the penalty of the
     regularizer that was there before; so Omega is in units of loss over
-    squared weights. `SICallback` makes one for every variable
-    it tracks; used alone, it is an ordinary differentiable regularizer with
-    fixed importance.
+    squared weights. It is an ordinary differentiable regularizer with fixed
+    importance. `SICallback` puts a subclass of it on every variable that it
+    tracks.
 
     Args:
         strength: c, a float or a scalar `keras.Variable`, at least 0.
@@ -40,9 +35,6 @@ class SIRegularizer(keras.regularizers.Regularizer):
         ValueError: If `strength` is not a number of at least 0, if
             `importance` has elements that are not, or if `importance` and
             `reference` differ in shape; when called, if the weights do.
-
-    Attached by `SICallback`, its value carries no gradient: the optimizer adds
-    that itself.
 
     Examples:
         >>> regularizer = SIRegularizer(
@@ -76,32 +68,15 @@ class SIRegularizer(keras.regularizers.Regularizer):
                 f"{tuple(self.reference.shape)}. Pass both with the shape of "
                 "the weights that are regularized."
             )
-        # The `RegularizerGroup` of the SI optimizer that drives this variable,
-        # where there is one.
-        self.group: RegularizerGroup | None = None
-        # The penalty to answer with where that optimizer knows it already:
-        # while a step is running.
-        self.known_penalty: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.known_penalty is not None:
-            penalty = self.known_penalty
-        else:
-            self._check_shape(x)
-            penalty = si.penalty(
-                ops.cast(x, self.reference.dtype),
-                ops.convert_to_tensor(self.importance),
-                ops.convert_to_tensor(self.reference),
-                self.strength,
-            )
-        if self.group is not None:
-            # The optimizer adds the gradient itself, in closed form.
-            penalty = ops.stop_gradient(penalty)
+        penalty = self.penalty(x)
         if self.previous is None:
             return penalty
-        return penalty + ops.cast(self.previous(x), self.reference.dtype)
+        return penalty + ops.cast(self.previous(x), penalty.dtype)
 
-    def _check_shape(self, x: Tensor) -> None:
+    def penalty(self, x: Tensor) -> Tensor:
+        """Returns SI's own penalty at the weights `x`, a scalar."""
         if tuple(x.shape) != tuple(self.importance.shape):
             raise ValueError(
                 "SIRegularizer has the importance and the reference of one "
@@ -109,6 +84,12 @@ class SIRegularizer(keras.regularizers.Regularizer):
                 f"Received: weights of shape {tuple(x.shape)}. Make a "
                 "regularizer for each variable."
             )
+        return equations.penalty(
+            ops.cast(x, self.reference.dtype),
+            ops.convert_to_tensor(self.importance),
+            ops.convert_to_tensor(self.reference),
+            ops.cast(self.strength, self.reference.dtype),
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""SI's state: three arrays for each tracked variable, and what uses them."""
+"""omega, Omega and theta~ of every tracked variable; consolidation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_si import backend, nonfinite
-from keras_si import importance as si
-from keras_si.distribution import assign
-from keras_si.types import Tensor
+from keras_si import backend, equations
+from keras_si.arguments import unique_names
+from keras_si.equations import Tensor
+from keras_si.regularizer import SIRegularizer
+from keras_si.replicas import assign
+
+# Values of `SIState.phase`: no step was heard yet, or some. 0 is none of them:
+# then somebody has zeroed all variables of the optimizer.
+FOLLOWING, BEGUN = 1, 2
 
 
 class SIState:
@@ -24,25 +29,34 @@ class SIState:
         optimizer: The SI optimizer, which creates the variables.
         variables: The tracked model variables.
         strength: c.
+        damping: xi.
         accumulation_steps: Micro-batches per optimizer step, or `None`.
 
     Attributes:
+        names: A name for each variable, no two alike: its path, or the path
+            with a suffix.
         path_integrals: omega, one variable of the weights' shape a slot.
         importances: Omega, likewise.
-        references: theta~, likewise; at first the weights of now.
+        references: theta~, likewise; the weights of now until the first step.
         strength: c, a scalar variable.
+        damping: xi, a scalar variable.
+        phase: `FOLLOWING` until SI hears the first step: weights that are set
+            or loaded before are where the first task starts. Then `BEGUN`.
         due: 1 when a task has ended and its consolidation is still to be
             done, else 0.
         steps: Optimizer steps since the last consolidation.
-        all_steps: Optimizer steps since SI began.
         penalties: What each variable's penalty is at the weights of now,
             shape `(len(variables),)`. The update computes it while the
-            weights are at hand, so that the next step need not read all of
-            the state again.
+            weights are at hand, so the next step need not read all of the
+            state again.
         gradient_sums: Of the task's loss over the micro-batches of the step
             under way, likewise; none without gradient accumulation.
-        penalty_sum, sample_count: Their quotient is the mean penalty over
-            the samples since `reset_mean_penalty`.
+        known_penalties: The values of `penalties`, while a step is running,
+            else `None`.
+        frozen: omega, Omega and theta~ of variables that are frozen now, by
+            the variable's position in `model.weights`. They are saved, and
+            taken up when the variable is trained again.
+        untracked: The model's other variables, by their id.
     """
 
     def __init__(
@@ -50,9 +64,11 @@ class SIState:
         optimizer: keras.optimizers.Optimizer,
         variables: Sequence[keras.Variable],
         strength: float,
+        damping: float,
         accumulation_steps: int | None,
     ) -> None:
         self.variables = list(variables)
+        self.names = unique_names(variables)
         self._optimizer = optimizer
         self._accumulation_steps = accumulation_steps
         self.path_integrals = self._add_arrays("path_integral")
@@ -62,14 +78,16 @@ class SIState:
             self._add_arrays("task_gradient_sum") if accumulation_steps else []
         )
         dtypes = {reference.dtype for reference in self.references}
-        log_dtype = "float64" if "float64" in dtypes else "float32"
-        self.strength = self._add("strength", log_dtype, value=strength)
+        dtype = "float64" if "float64" in dtypes else "float32"
+        self.strength = self._add("strength", dtype, value=strength)
+        self.damping = self._add("damping", dtype, value=damping)
+        self.phase = self._add("phase", "int32", value=FOLLOWING)
         self.due = self._add("consolidation_due", "int32")
         self.steps = self._add("steps_since_consolidation", "int32")
-        self.penalties = self._add("penalties", log_dtype, (len(variables),))
-        self.penalty_sum = self._add("penalty_sum", log_dtype)
-        self.sample_count = self._add("sample_count", log_dtype)
-        self.all_steps = self._add("all_steps", "int32")
+        self.penalties = self._add("penalties", dtype, (len(variables),))
+        self.known_penalties: Tensor | None = None
+        self.frozen: dict[int, Sequence[Tensor]] = {}
+        self.untracked: dict[int, keras.Variable] = {}
 
     def _add(
         self,
@@ -91,15 +109,12 @@ class SIState:
     ) -> list[keras.Variable]:
         arrays = []
         for variable in self.variables:
-            initializer = "zeros"
-            if copy:
-                initializer = _CopyOf(variable)
             dtype = variable.dtype
             if dtype not in ("float32", "float64"):
                 dtype = "float32"  # bfloat16 cannot add up small steps
             array = self._optimizer.add_variable(
                 shape=variable.shape,
-                initializer=initializer,
+                initializer=_CopyOf(variable) if copy else "zeros",
                 dtype=dtype,
                 layout=backend.layout_of(variable),
                 name=f"{variable.path.replace('/', '_')}_{name}",
@@ -113,18 +128,28 @@ class SIState:
         # Outside a step, torch would record all that is done with them.
         return ops.cast(ops.stop_gradient(weights), self.references[slot].dtype)
 
-    def _strength(self, slot: int) -> Tensor:
-        return ops.cast(self.strength, self.references[slot].dtype)
+    def _scalar(self, variable: keras.Variable, slot: int) -> Tensor:
+        return ops.cast(variable, self.references[slot].dtype)
 
     # During a task.
 
+    def follow_weights(self) -> None:
+        """Before a step: theta~ is theta, where SI has heard no step yet."""
+        backend.assign_if(
+            ops.equal(self.phase, FOLLOWING),
+            self.references,
+            lambda: [
+                _copy(self.weights(slot)) for slot in range(len(self.variables))
+            ],
+        )
+
     def penalty_gradient(self, slot: int, weights: Tensor) -> Tensor:
         """Returns the gradient of the penalty at `weights`."""
-        return si.penalty_gradient(
+        return equations.penalty_gradient(
             weights,
             self.importances[slot],
             self.references[slot],
-            self._strength(slot),
+            self._scalar(self.strength, slot),
         )
 
     def accumulate(
@@ -143,7 +168,7 @@ class SIState:
             gradient = self._mean_gradient(slot, gradient, stepped)
         assign(
             self.path_integrals[slot],
-            si.accumulate(
+            equations.accumulate(
                 self.path_integrals[slot], gradient, before, self.weights(slot)
             ),
         )
@@ -164,124 +189,212 @@ class SIState:
 
     def count_step(self, stepped: Tensor) -> None:
         """Counts a call of the optimizer, if it took a step."""
-        for count in (self.steps, self.all_steps):
-            assign(count, count + ops.cast(stepped, "int32"))
-
-    # At its end.
-
-    def consolidate(self, damping: float) -> None:
-        """Updates importance and reference, zeroes the path integral.
-
-        Raises:
-            ValueError: If a weight is NaN or infinite. Nothing is changed.
-        """
-        nonfinite.refuse_to_consolidate(self)
-        for slot in range(len(self.variables)):
-            self._assign(slot, self.consolidated(slot, damping))
-        self.due.assign(0)
-        self.steps.assign(0)
-        self.refresh_penalties()
-
-    def consolidate_if(self, condition: Tensor, damping: float) -> None:
-        """Consolidates within a training step, where `condition` holds.
-
-        Elements that are not finite are left as they are: omega shows
-        them at the epoch's end, and they reach neither importance nor
-        reference.
-        """
-        for slot in range(len(self.variables)):
-            omega, importance, reference = (
-                ops.convert_to_tensor(arrays[slot])
-                for arrays in (
-                    self.path_integrals,
-                    self.importances,
-                    self.references,
-                )
-            )
-            new = self.consolidated(slot, damping)
-            moved = condition & ops.isfinite(self.weights(slot))
-            measured = moved & ops.isfinite(omega)
-            self._assign(
-                slot,
-                (
-                    ops.where(measured, new[0], omega),
-                    ops.where(measured, new[1], importance),
-                    ops.where(moved, new[2], reference),
-                ),
-            )
-        steps = ops.convert_to_tensor(self.steps)
-        assign(self.steps, ops.where(condition, 0, steps))
-
-    def consolidated(
-        self, slot: int, damping: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns what omega, Omega and theta~ become at a task's end."""
-        weights = self.weights(slot)
-        importance = si.consolidate(
-            self.importances[slot],
-            self.path_integrals[slot],
-            weights,
-            self.references[slot],
-            damping,
-        )
-        return ops.zeros_like(weights), importance, _copy(weights)
-
-    def _assign(self, slot: int, values: Sequence[Tensor]) -> None:
-        path_integral, importance, reference = values
-        assign(self.path_integrals[slot], path_integral)
-        assign(self.importances[slot], importance)
-        assign(self.references[slot], reference)
-
-    def adopt(self, slot: int, other: SIState, other_slot: int) -> None:
-        """Takes the state of one variable over from another `SIState`."""
-        self._assign(
-            slot,
-            [
-                _copy(ops.convert_to_tensor(arrays[other_slot]))
-                for arrays in (
-                    other.path_integrals,
-                    other.importances,
-                    other.references,
-                )
-            ],
-        )
-        self.due.assign(ops.maximum(self.due, other.due))
-        self.steps.assign(ops.maximum(self.steps, other.steps))
-        self.all_steps.assign(ops.maximum(self.all_steps, other.all_steps))
-
-    # The penalty in loss and logs.
+        assign(self.steps, self.steps + ops.cast(stepped, "int32"))
+        begins = ops.logical_and(stepped, ops.equal(self.phase, FOLLOWING))
+        assign(self.phase, self.phase + ops.cast(begins, "int32"))
 
     def refresh_penalties(self) -> None:
         """Computes each variable's penalty at the weights of now."""
+        dtype = self.penalties.dtype
         penalties = [
-            si.penalty(
+            equations.penalty(
                 self.weights(slot),
                 self.importances[slot],
                 self.references[slot],
-                self._strength(slot),
+                self._scalar(self.strength, slot),
             )
             for slot in range(len(self.variables))
         ]
-        dtype = self.penalties.dtype
         assign(
             self.penalties, ops.stack([ops.cast(p, dtype) for p in penalties])
         )
 
-    def add_to_mean_penalty(self, size: Tensor, penalty: Tensor) -> None:
-        """Counts a step on `size` samples that began with `penalty`."""
-        assign(self.penalty_sum, self.penalty_sum + size * penalty)
-        assign(self.sample_count, self.sample_count + size)
+    # At its end.
 
-    def reset_mean_penalty(self) -> None:
-        """Begins a new mean, as Keras does for `loss` at every epoch."""
-        self.penalty_sum.assign(0)
-        self.sample_count.assign(0)
+    def consolidate(self, condition: Tensor | bool = True) -> None:
+        """Ends a task: updates Omega, moves theta~ to theta, zeroes omega.
 
-    def mean_penalty(self) -> float:
-        """Returns the mean penalty over the samples since the last reset."""
-        count = float(ops.convert_to_numpy(self.sample_count))
-        total = float(ops.convert_to_numpy(self.penalty_sum))
-        return total / count if count else 0.0
+        Args:
+            condition: A scalar; where it is false, nothing is done. With a
+                tensor, within a training step, elements that are not finite
+                are left as they are: omega shows them at the epoch's end, and
+                they reach neither Omega nor theta~. Defaults to `True`, for
+                which weights and omega must be finite.
+        """
+        for slot in range(len(self.variables)):
+            weights = self.weights(slot)
+            omega, importance, reference = (
+                ops.convert_to_tensor(arrays[slot]) for arrays in self.arrays
+            )
+            values = (
+                ops.zeros_like(weights),
+                equations.consolidate(
+                    importance,
+                    omega,
+                    weights,
+                    reference,
+                    self._scalar(self.damping, slot),
+                ),
+                _copy(weights),
+            )
+            if condition is not True:
+                moved = condition & ops.isfinite(weights)
+                measured = moved & ops.isfinite(omega)
+                values = (
+                    ops.where(measured, values[0], omega),
+                    ops.where(measured, values[1], importance),
+                    ops.where(moved, values[2], reference),
+                )
+            self._assign(slot, values)
+        for count in (self.steps, self.due):
+            assign(count, ops.where(condition, 0, ops.convert_to_tensor(count)))
+
+    @property
+    def arrays(self) -> tuple[list[keras.Variable], ...]:
+        return self.path_integrals, self.importances, self.references
+
+    def _assign(self, slot: int, values: Sequence[Tensor]) -> None:
+        for arrays, value in zip(self.arrays, values, strict=True):
+            assign(arrays[slot], value)
+
+    # What there is to know of it.
+
+    def penalty(self) -> float:
+        """Returns the penalty at the weights of now, as last computed."""
+        return float(ops.convert_to_numpy(ops.sum(self.penalties)))
+
+    def is_following(self) -> bool:
+        """Whether the reference follows the weights: no step was heard."""
+        return as_int(self.phase) == FOLLOWING
+
+    def knows(self) -> bool:
+        """Whether any weight has importance."""
+        return any(bool(ops.any(each != 0)) for each in self.importances)
+
+    def is_erased(self) -> bool:
+        """Whether somebody has zeroed all of the optimizer's variables."""
+        return as_int(self.phase) == 0
+
+    def nonfinite_weights(self) -> list[str]:
+        """Returns the names of variables that hold NaN or infinity."""
+        return [
+            name
+            for slot, name in enumerate(self.names)
+            if not bool(ops.all(ops.isfinite(self.weights(slot))))
+        ]
+
+    def drop_nonfinite(self) -> dict[str, int]:
+        """Zeroes what is not finite in omega; returns its count by name."""
+        dropped = {}
+        for name, omega in zip(self.names, self.path_integrals, strict=True):
+            value = ops.convert_to_tensor(omega)
+            finite = ops.isfinite(value)
+            if not bool(ops.all(finite)):
+                dropped[name] = int(ops.sum(ops.cast(~finite, "int32")))
+                omega.assign(ops.where(finite, value, ops.zeros_like(value)))
+        return dropped
+
+    def unheard(self) -> list[str]:
+        """Returns the names of variables that moved, and no step was heard."""
+        return [
+            name
+            for slot, name in enumerate(self.names)
+            if not bool(ops.any(self.path_integrals[slot] != 0))
+            and bool(ops.any(self.weights(slot) != self.references[slot]))
+        ]
+
+    # The regularizers of its variables, by which it is found again.
+
+    def attach(self, adopt: bool = True) -> None:
+        """Puts a regularizer on every tracked variable.
+
+        Args:
+            adopt: Whether to take over what another `SIState` knows of a
+                variable: the one before `compile` gave the model a new
+                optimizer, or the state of another model that shares the
+                layer. Defaults to `True`.
+        """
+        for slot, variable in enumerate(self.variables):
+            previous = variable.regularizer
+            if isinstance(previous, TrackedRegularizer):
+                if adopt and previous.state is not self:
+                    self.adopt(slot, previous.state, previous.known())
+                previous = previous.previous
+            variable.regularizer = TrackedRegularizer(self, slot, previous)
+
+    def adopt(self, slot: int, other: SIState, known: Sequence[Tensor]) -> None:
+        """Takes over omega, Omega and theta~ of one variable, and where
+        the other state stands within its task."""
+        self._assign(slot, [_copy(ops.convert_to_tensor(a)) for a in known])
+        for name in ("phase", "due", "steps"):
+            mine, others = getattr(self, name), getattr(other, name)
+            mine.assign(ops.maximum(mine, others))
+
+    def is_attached(self) -> bool:
+        """Whether every tracked variable has its regularizer of this state."""
+        return all(_is_of(self, variable) for variable in self.variables)
+
+    def detach(self) -> None:
+        """Gives every variable the regularizer back that it had before."""
+        for variable in self.variables:
+            if _is_of(self, variable):
+                variable.regularizer = variable.regularizer.previous
+
+
+class TrackedRegularizer(SIRegularizer):
+    """Puts the penalty of a tracked variable into `model.losses`.
+
+    Its value carries no gradient: the optimizer adds that itself, in closed
+    form.
+
+    Args:
+        state: The `SIState` that tracks the variable.
+        slot: The variable's slot there.
+        previous: The regularizer that the variable had before, or `None`.
+    """
+
+    def __init__(
+        self,
+        state: SIState,
+        slot: int,
+        previous: keras.regularizers.Regularizer | None,
+    ) -> None:
+        super().__init__(
+            state.strength,
+            state.importances[slot],
+            state.references[slot],
+            previous,
+        )
+        self.state, self.slot = state, slot
+
+    def penalty(self, x: Tensor) -> Tensor:
+        if self.state.known_penalties is not None:
+            penalty = self.state.known_penalties[self.slot]
+        elif backend.is_traced(x):
+            # SI's variables would be constants there: under JAX, `evaluate`
+            # shows the task's loss.
+            penalty = 0.0
+        else:
+            penalty = ops.stop_gradient(super().penalty(x))
+        # Keras adds up losses of one type only.
+        wide = keras.config.floatx() == "float64"
+        return ops.cast(penalty, "float64" if wide else "float32")
+
+    def known(self) -> tuple[keras.Variable, ...]:
+        """Returns omega, Omega and theta~ of the variable."""
+        return tuple(arrays[self.slot] for arrays in self.state.arrays)
+
+
+def _is_of(state: SIState, variable: keras.Variable) -> bool:
+    regularizer = variable.regularizer
+    return (
+        isinstance(regularizer, TrackedRegularizer)
+        and regularizer.state is state
+    )
+
+
+def as_int(variable: keras.Variable) -> int:
+    return int(ops.convert_to_numpy(variable))
 
 
 def _copy(x: Tensor) -> Tensor:

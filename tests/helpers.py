@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+import reference_si as oracle
 
 SIZES = (6, 9, 7, 3)
 TESTS = pathlib.Path(__file__).parent
@@ -87,6 +88,34 @@ def fit(model, task, *callbacks, epochs=2, **kwargs):
         callbacks=list(callbacks),
         **kwargs,
     )
+
+
+def flat(state):
+    return np.concatenate([value.ravel() for value in state.values()])
+
+
+def make_oracle(model, optimizer, strength, damping, network=None):
+    """Returns the NumPy implementation, from the weights of `model`."""
+    weights = [np.float64(w) for w in model.get_weights()]
+    return oracle.ReferenceSI(
+        network or oracle.Network(), weights, optimizer, strength, damping
+    )
+
+
+def assert_close(actual, expected, what):
+    """Largest error relative to the largest entry of each array."""
+    for index, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        a, scale = keras.ops.convert_to_numpy(a), np.abs(e).max()
+        assert np.abs(a - e).max() <= 1e-4 * max(scale, 1e-7), (
+            f"{what} {index}: {a} instead of {e}"
+        )
+
+
+def assert_matches_oracle(model, si, reference):
+    assert_close(model.get_weights(), reference.weights, "weights")
+    for name in ("path_integral", "importance", "reference"):
+        actual = getattr(si, f"get_{name}")()
+        assert_close(actual.values(), getattr(reference, name), name)
 
 
 def start(*arguments, **environment):

@@ -98,6 +98,16 @@ def make(case, kind):
     return model, SICallback(STRENGTH, DAMPING, **options)
 
 
+class BeforeTheEnd(keras.callbacks.Callback):
+    """Copies omega when `fit` ends, before SI consolidates it."""
+
+    def on_train_end(self, logs=None):
+        self.path_integral = [
+            keras.ops.convert_to_numpy(v)
+            for v in _si_optimizer(self.model).state.path_integrals
+        ]
+
+
 def not_finite(model, si):
     """Trains on a NaN, in one replica's share of the second of two batches.
 
@@ -114,7 +124,7 @@ def not_finite(model, si):
         infinite = np.full(state.path_integrals[-1].shape, np.inf)
         state.path_integrals[-1].assign(infinite)
         try:
-            si.get_importance()
+            si.consolidate()
         except ValueError as error:
             print(error)
     for each in said:
@@ -146,14 +156,11 @@ def main(kind, output):
             model, si = make(case, kind)
         results = {"before": model.get_weights(), "loss": [], "si_penalty": []}
         for task in make_tasks(examples=EXAMPLES):
-            logs = fit(model, task, si).history
+            before = BeforeTheEnd()
+            logs = fit(model, task, si, before).history
             results["loss"] += logs["loss"]
             results["si_penalty"] += logs["si_penalty"]
-            # Before it is consolidated: importance has yet to hear of it.
-            results["path_integral"] = [
-                keras.ops.convert_to_numpy(v)
-                for v in _si_optimizer(model).state.path_integrals
-            ]
+            results["path_integral"] = before.path_integral
         results["weights"] = model.get_weights()
         results["evaluate"] = [model.evaluate(*task, batch_size=8, verbose=0)]
         results["importance"] = list(si.get_importance().values())

@@ -76,15 +76,14 @@ def test_takes_effect_on_a_model_that_was_trained_before(jit_compile):
     start = [w.copy() for w in model.get_weights()]
     fit(model, second, si)
     assert np.abs(flat(si.get_path_integral())).max() == 0  # consolidated
-    assert flat(si.get_importance()).max() > 1e-3
+    importance = flat(si.get_importance())
+    assert importance.max() > 1e-3
     fit(model, third, si)
-    path_integral = [
-        ops.convert_to_numpy(v) for v in model.optimizer.state.path_integrals
-    ]
-    assert max(np.abs(p).max() for p in path_integral) > 1e-4
+    assert np.abs(flat(si.get_importance()) - importance).max() > 1e-3
     assert any((a != b).any() for a, b in zip(start, model.get_weights()))
 
 
+@pytest.mark.filterwarnings("ignore:.*no step of theirs was heard")
 def test_strength_is_settable_between_fits():
     first, second = make_tasks(2)
     model = compile_model(make_model(), keras.optimizers.SGD(1e-12))
@@ -260,7 +259,7 @@ def test_a_variable_without_gradient_is_left_alone():
             stack.enter_context(
                 pytest.warns(UserWarning, match="Gradients do not exist")
             )
-        model.fit(x, y, verbose=0, callbacks=[si])
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[si])
     np.testing.assert_array_equal(other.kernel.numpy(), before)
     assert si.get_importance()["other/kernel"].max() == 0
     assert si.get_importance()["head/kernel"].max() > 0
@@ -269,15 +268,13 @@ def test_a_variable_without_gradient_is_left_alone():
 # When a task ends.
 
 
-def test_train_end_is_due_and_carried_out_when_needed():
+def test_a_task_is_consolidated_when_its_fit_has_ended():
     model = compile_model(make_model())
-    si = SICallback()
-    fit(model, make_tasks(1)[0], si)
-    optimizer = model.optimizer
-    assert int(optimizer.state.due.numpy()) == 1
-    assert np.abs(optimizer.state.path_integrals[0].numpy()).max() > 0
-    assert flat(si.get_importance()).max() > 0
-    assert int(optimizer.state.due.numpy()) == 0
+    fit(model, make_tasks(1)[0], SICallback())
+    state = model.optimizer.state
+    assert int(state.due.numpy()) == int(state.steps.numpy()) == 0
+    assert np.abs(state.path_integrals[0].numpy()).max() == 0
+    assert state.importances[0].numpy().max() > 0
 
 
 class ZeroWeights(keras.callbacks.Callback):
@@ -364,7 +361,7 @@ def test_consolidating_within_an_epoch_equals_every_n_steps():
         )
     for by_steps, by_hand in zip(*states, strict=True):
         np.testing.assert_allclose(by_steps, by_hand, rtol=1e-4, atol=1e-7)
-    assert states[0][1][-1] > 0
+    assert max(states[0][1]) > 0
 
 
 def test_strength_is_settable_within_an_epoch():
@@ -384,9 +381,10 @@ def test_another_strength_is_in_the_next_steps_loss():
     si.set_model(model)
     x, y = make_tasks(1)[0]
     for _ in range(2):
-        model.train_on_batch(x, y)
+        for _ in range(2):
+            model.train_on_batch(x, y)
         si.consolidate()
-        model.train_on_batch(x, y)
+    model.train_on_batch(x, y)
     si.strength = 50.0
     penalty = penalty_of_now(model, si)
     expected = task_loss_of_now(model, x, y) + penalty
@@ -432,7 +430,8 @@ def test_an_interrupted_fit_is_not_a_tasks_end():
     assert flat(si.get_importance()).max() == 0
     before = flat(si.get_path_integral())
     assert np.abs(before).max() > 0
-    fit(model, task, si)
+    with pytest.warns(UserWarning, match="continues that task"):
+        fit(model, task, si)
     assert flat(si.get_importance()).max() > 0
 
 
@@ -468,6 +467,7 @@ def test_state_survives_a_new_compile(same_callback):
     assert isinstance(model.optimizer.inner_optimizer, keras.optimizers.SGD)
 
 
+@pytest.mark.filterwarnings("ignore:.*no step of theirs was heard")
 def test_a_fit_without_the_callback_after_a_new_compile_is_a_plain_one():
     """SI is in the optimizer, which `compile` replaces. Its state waits."""
     first, second, third = make_tasks()
@@ -493,6 +493,7 @@ def test_a_fit_without_the_callback_after_a_new_compile_is_a_plain_one():
     assert fit(model, third, si).history["si_penalty"][0] > 0
 
 
+@pytest.mark.filterwarnings("ignore:.*no step of theirs was heard")
 def test_what_is_no_longer_tracked_after_a_new_compile_is_not_in_the_loss():
     first, (x, y) = make_tasks(2)
     model = compile_model(make_model())
@@ -656,6 +657,7 @@ def test_the_validation_loss_holds_the_penalty():
     assert penalty > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:.*no step of theirs was heard")
 def test_the_first_steps_loss_knows_weights_that_were_set_by_hand():
     model = compile_model(make_model(), keras.optimizers.SGD(0.0))
     si = SICallback(strength=2.0)
@@ -673,6 +675,7 @@ def test_the_first_steps_loss_knows_weights_that_were_set_by_hand():
     np.testing.assert_allclose(history.history["si_penalty"], expected, 1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*no step of theirs was heard")
 def test_loss_minus_penalty_is_the_tasks_loss():
     model = compile_model(make_model(), keras.optimizers.SGD(1e-12))
     si = SICallback(strength=1.0)
@@ -741,7 +744,7 @@ def test_nan_gradients_are_said_and_never_consolidated():
         pytest.raises(ValueError, match="Cannot consolidate.*kernel"),
         pytest.warns(UserWarning, match="nothing will be consolidated"),
     ):
-        si.get_importance()
+        si.consolidate()
     model.set_weights(weights)
     for before, after in (
         (importance, si.get_importance()),
@@ -841,6 +844,7 @@ def test_the_penalty_in_a_loop_of_the_users_own_counts_once():
         ({"damping": None}, "`damping`.*None"),
         ({"consolidate": "batch_end"}, "`consolidate`.*'batch_end'"),
         ({"consolidate": 0}, "`consolidate`.*0"),
+        ({"consolidate": 1}, "`consolidate`.*at least 2.*1.*gradient"),
         ({"consolidate": True}, "`consolidate`.*True"),
         ({"strength": 10**400}, "`strength`.*finite"),
         ({"consolidate": np.array([1, 2])}, "`consolidate`.*array"),
@@ -926,7 +930,7 @@ def test_a_train_step_with_another_optimizer_is_said():
     model = Own()
     compile_model(model, run_eagerly=True)
     model(x[:1])
-    with pytest.warns(UserWarning, match="heard no optimizer step"):
+    with pytest.warns(UserWarning, match="no optimizer step was heard"):
         fit(model, (x, y), SICallback(consolidate=None), epochs=1)
 
 
@@ -1000,7 +1004,7 @@ def test_every_n_steps_counts_steps_and_not_micro_batches():
         model.train_on_batch(x, y)
         consolidated = flat(si.get_importance()).max() > 0
         assert consolidated == (micro_batch == 4)
-    assert int(model.optimizer.state.all_steps.numpy()) == 2
+    assert int(model.optimizer.state.steps.numpy()) == 0
 
 
 @HAS_MULTI_OPTIMIZER
@@ -1011,32 +1015,6 @@ def test_a_callable_multi_optimizer_that_accumulates_is_refused():
     model = compile_model(make_model(), keras.optimizers.MultiOptimizer(make))
     with pytest.raises(ValueError, match="MultiOptimizer.*accumulates"):
         fit(model, make_tasks(1)[0], SICallback())
-
-
-@pytest.mark.parametrize("first", [None, "bias"])
-def test_a_step_under_way_is_taken_up_with_all_its_gradients(first):
-    """By hand: the first micro-batch came before SI tracked the kernel.
-
-    y = w x + b from w = 1, b = 0, targets 0: the gradients of w are 2 and 8,
-    those of b 2 and 4. With the means 5 and 3, SGD at 0.1 moves them by -0.5
-    and -0.3.
-    """
-    model = keras.Sequential(
-        [keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")]
-    )
-    model.compile(
-        keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), loss="mse"
-    )
-    if first is not None:
-        SICallback(include=first, consolidate=None).set_model(model)
-    zero = np.zeros((1, 1), "float32")
-    model.train_on_batch(np.array([[1.0]], "float32"), zero)
-    si = SICallback(include=".", consolidate=None)
-    si.set_model(model)
-    model.train_on_batch(np.array([[2.0]], "float32"), zero)
-    kernel, bias = (float(a.sum()) for a in si.get_path_integral().values())
-    assert kernel == pytest.approx(2.5, rel=1e-5)
-    assert bias == pytest.approx(0.9, rel=1e-5)
 
 
 def test_a_shared_trunk_stays_with_the_model_that_tracks_it():

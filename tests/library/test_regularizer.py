@@ -54,9 +54,12 @@ def test_refuses_shapes_that_differ():
 @pytest.mark.parametrize(
     ("importance", "received"),
     [
-        ([[0.0, -2.0], [1.0, -3.0]], r"2 of another kind, the first -2\.0"),
-        (np.array([[0.0, 1.0], [np.nan, 2.0]]), "1 of another kind.* nan"),
-        (ops.array([[np.inf, 1.0], [0.0, 2.0]]), "1 of another kind.* inf"),
+        (
+            [[0.0, -2.0], [1.0, -3.0]],
+            r"2 values that are negative or not finite, e\.g\. -2\.0",
+        ),
+        (np.array([[0.0, 1.0], [np.nan, 2.0]]), r"1 values.*e\.g\. nan"),
+        (ops.array([[np.inf, 1.0], [0.0, 2.0]]), r"1 values.*e\.g\. inf"),
     ],
 )
 def test_refuses_an_importance_that_is_none(importance, received):

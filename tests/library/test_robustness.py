@@ -91,7 +91,8 @@ def test_a_fit_after_an_exception_in_another_callback(fresh):
         fit(model, second, si, Fail())
     if fresh:
         si = SICallback()
-    fit(model, second, si)
+    with pytest.warns(UserWarning, match="continues that task"):
+        fit(model, second, si)
 
     # The same steps, without the exception: one batch, then all of them.
     expected, si = new_model(), SICallback(consolidate=None)

@@ -5,9 +5,9 @@ them in the middle of the optimizer's step. The path integral needs the sum
 before that step begins, so SI sums, and keeps the optimizer from doing it
 again. JAX needs none of this: its arrays are whole, wherever their parts are.
 
-Outside a strategy every function here does the obvious thing. Keras's private
-`_all_reduce_sum_gradients` is used; `tests/library/test_distribution.py` fails when it
-is no longer what it was.
+Outside a strategy every function here does nothing special. Keras's private
+`_all_reduce_sum_gradients` is used; `tests/library/test_replicas.py` fails when
+it is no longer what it was.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any
 
 import keras
 
-from keras_si.types import Tensor
+from keras_si.equations import Tensor
 
 _KEPT = threading.local()  # replicas are threads
 
@@ -63,6 +63,11 @@ def check_optimizer(
                 "Leave it out (larger batches do for accumulation), or train "
                 "on one device."
             )
+
+
+def in_replica() -> bool:
+    """Whether the code runs within a step of one of several replicas."""
+    return _replica_context() is not None
 
 
 def scope(model: keras.Model) -> contextlib.AbstractContextManager[Any]:

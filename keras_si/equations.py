@@ -5,9 +5,13 @@ Synaptic Intelligence" (ICML 2017). Every tensor argument of a function has
 the shape of the weights it belongs to; nothing here holds state.
 """
 
+from typing import Any, TypeAlias
+
 from keras import ops
 
-from keras_si.types import Tensor
+# A tensor of the backend, or what its operations take for one: Keras has no
+# type for it.
+Tensor: TypeAlias = Any
 
 _LANES = 4
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_si import importance as si
+from keras_si import equations
 
 
 def numbers(x):
@@ -12,7 +12,7 @@ def numbers(x):
 
 
 def test_accumulate_is_minus_gradient_times_step():
-    result = si.accumulate(
+    result = equations.accumulate(
         path_integral=ops.array([1.0, 1.0, 1.0]),
         gradient=ops.array([2.0, -4.0, 0.5]),
         before=ops.array([0.0, 1.0, 3.0]),
@@ -23,7 +23,7 @@ def test_accumulate_is_minus_gradient_times_step():
 
 
 def test_accumulate_leaves_out_weights_that_are_not_finite():
-    result = si.accumulate(
+    result = equations.accumulate(
         path_integral=ops.array([1.0, 1.0, 1.0]),
         gradient=ops.array([np.nan, np.inf, 2.0]),
         before=ops.array([0.0, 0.0, 0.0]),
@@ -33,7 +33,7 @@ def test_accumulate_leaves_out_weights_that_are_not_finite():
 
 
 def test_accumulate_shows_a_bad_gradient_where_the_weight_stayed_finite():
-    result = si.accumulate(
+    result = equations.accumulate(
         ops.array([1.0]),
         ops.array([np.inf]),
         ops.array([0.0]),
@@ -43,7 +43,7 @@ def test_accumulate_shows_a_bad_gradient_where_the_weight_stayed_finite():
 
 
 def test_consolidate():
-    result = si.consolidate(
+    result = equations.consolidate(
         importance=ops.array([1.0, 0.5, 1.0]),
         path_integral=ops.array([3.0, -1.0, -1.0]),
         weights=ops.array([2.0, 1.0, 0.5]),
@@ -55,7 +55,7 @@ def test_consolidate():
 
 
 def test_consolidate_rectifies_the_running_sum_not_the_new_term():
-    result = si.consolidate(
+    result = equations.consolidate(
         importance=ops.array([2.0]),
         path_integral=ops.array([-1.0]),
         weights=ops.array([0.0]),
@@ -66,7 +66,7 @@ def test_consolidate_rectifies_the_running_sum_not_the_new_term():
 
 
 def test_penalty_has_no_half():
-    result = si.penalty(
+    result = equations.penalty(
         ops.array([3.0, 0.0, 1.0]),
         ops.array([2.0, 1.0, 5.0]),
         ops.array([1.0, 3.0, 1.0]),
@@ -77,7 +77,7 @@ def test_penalty_has_no_half():
 
 
 def test_penalty_gradient_has_the_factor_two():
-    result = si.penalty_gradient(
+    result = equations.penalty_gradient(
         ops.array([3.0, 0.0, 1.0]),
         ops.array([2.0, 1.0, 5.0]),
         ops.array([1.0, 3.0, 1.0]),
@@ -93,7 +93,7 @@ def test_penalty_sums_every_element(shape):
     rng = np.random.default_rng(0)
     weights, importance, reference = rng.random((3, *shape)).astype("float32")
     expected = 2.0 * np.sum(importance * (weights - reference) ** 2)
-    result = si.penalty(
+    result = equations.penalty(
         ops.array(weights), ops.array(importance), ops.array(reference), 2.0
     )
     np.testing.assert_allclose(float(result), expected, rtol=1e-6)
@@ -101,5 +101,5 @@ def test_penalty_sums_every_element(shape):
 
 def test_penalty_keeps_its_digits_over_a_million_terms():
     ones = ops.ones((1000, 1001))
-    result = si.penalty(0.1 * ones, ones, ops.zeros_like(ones), 1.0)
+    result = equations.penalty(0.1 * ones, ones, ops.zeros_like(ones), 1.0)
     np.testing.assert_allclose(float(result), 10010.0, rtol=1e-6)

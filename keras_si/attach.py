@@ -1,0 +1,236 @@
+"""Puts SI's optimizer into a model, and takes it out again."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import keras
+
+from keras_si import backend, diagnostics, replicas
+from keras_si.arguments import unique_names
+from keras_si.equations import Tensor
+from keras_si.optimizer import SIOptimizer
+from keras_si.state import SIState, TrackedRegularizer
+
+# omega, Omega and theta~ of a variable, and the state that they are part of.
+Known: TypeAlias = tuple[SIState, Sequence[Tensor]]
+
+# Whether to track a variable, by itself and its name of `unique_names`.
+Tracks: TypeAlias = Callable[[keras.Variable, str], bool]
+
+
+def attach(
+    model: keras.Model,
+    tracks: Tracks | None,
+    damping: float,
+    consolidate_every: int | None,
+) -> SIOptimizer:
+    """Makes `model` train with SI, and returns its `SIOptimizer`.
+
+    State that the model carries already is taken up again: that of its own
+    SI optimizer, or what the variables' regularizers know after `compile`
+    gave the model a new optimizer.
+
+    Args:
+        model: A built, compiled `keras.Model`.
+        tracks: Which variables, or `None`: what the model's state tracks
+            already, by default every trainable variable.
+        damping: xi.
+        consolidate_every: Steps, or `None`.
+    """
+    backend.check_supported()
+    replicas.check_supported(model)
+    outer = getattr(model, "optimizer", None)
+    if outer is None:
+        raise ValueError(
+            "SICallback needs a model that was compiled with an optimizer. "
+            f"Received: '{model.name}', compiled without one. Call "
+            "`model.compile(optimizer=..., loss=...)` first."
+        )
+    current = _inside(outer)
+    replicas.check_optimizer(model, current)
+    with replicas.scope(model):
+        si_optimizer = _carrying_on(model, current, tracks)
+    changed = si_optimizer.configure(damping, consolidate_every)
+    state = si_optimizer.state
+    if (
+        not changed
+        and si_optimizer is current
+        and state.is_attached()
+        and backend.has_wrapped_train_step(model, state)
+    ):
+        return si_optimizer
+    _install(model, si_optimizer)
+    _take_up(model, state)
+    si_optimizer.is_used = True
+    # Also where only the consolidation has changed: JAX keeps what it traced
+    # for as long as the step is the same function.
+    backend.wrap_train_step(model, state)
+    return si_optimizer
+
+
+def detach(model: keras.Model, si_optimizer: SIOptimizer) -> None:
+    """Gives `model` its own optimizer, regularizers and step back."""
+    si_optimizer.state.detach()
+    if _inside(model.optimizer) is si_optimizer:
+        _install(model, si_optimizer.inner_optimizer)
+    backend.unwrap_train_step(model)
+    backend.retrace(model)
+
+
+def _inside(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.Optimizer:
+    """Returns what a `LossScaleOptimizer` holds; others as they are."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer.inner_optimizer
+    return optimizer
+
+
+def _install(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    outer = model.optimizer
+    if isinstance(outer, keras.optimizers.LossScaleOptimizer):
+        # Inside: SI must see unscaled gradients, and no skipped steps.
+        outer.inner_optimizer = optimizer
+    else:
+        outer = optimizer
+    backend.set_optimizer(model, outer)
+
+
+# Which variables.
+
+
+def _carrying_on(
+    model: keras.Model,
+    current: keras.optimizers.Optimizer,
+    tracks: Tracks | None,
+) -> SIOptimizer:
+    """Returns the SI optimizer that carries on the model's state."""
+    variables = model.trainable_variables
+    names = _names(model)
+    tracked = [
+        # Such a variable is overwritten by its "gradient" (float8 scales): it
+        # takes no steps.
+        not getattr(variable, "overwrite_with_gradient", False)
+        and (tracks is None or tracks(variable, names[id(variable)]))
+        for variable in variables
+    ]
+    if isinstance(current, SIOptimizer):
+        if current.is_used:
+            if tracks is None or tracked == list(current.tracked or ()):
+                return current
+            if not current.state.is_attached():
+                current.state.attach()
+        # A copy of an SI optimizer is used like the user's own.
+        current = current.inner_optimizer
+    if not any(tracked):
+        raise ValueError(
+            "SICallback has no variable to track: "
+            + (
+                "`include` and `exclude` leave none of the trainable "
+                f"variables {[variable.path for variable in variables]}."
+                if variables
+                else f"'{model.name}' has no trainable variables."
+            )
+        )
+    si_optimizer = SIOptimizer(current, tracked=tracked)
+    si_optimizer.build(variables)
+    _refuse_hidden_accumulation(current)
+    return si_optimizer
+
+
+def _names(model: keras.Model) -> dict[int, str]:
+    """Returns a name for each variable of `model`, by its id."""
+    variables = model.variables
+    return dict(zip(map(id, variables), unique_names(variables), strict=True))
+
+
+def _refuse_hidden_accumulation(
+    optimizer: keras.optimizers.Optimizer,
+) -> None:
+    """Refuses what would make the path integral silently wrong."""
+    for inner in getattr(optimizer, "optimizers", []):
+        if inner.gradient_accumulation_steps:
+            raise ValueError(
+                "SICallback cannot see the steps of a MultiOptimizer whose "
+                f"'{inner.name}' accumulates gradients. Received: "
+                "gradient_accumulation_steps="
+                f"{inner.gradient_accumulation_steps}. Use larger batches, or "
+                "one optimizer that accumulates."
+            )
+
+
+# What is known of them.
+
+
+def _take_up(model: keras.Model, state: SIState) -> None:
+    """Gives `state` all that is known of the model's variables by now."""
+    known = _known(model)
+    before = list({id(each): each for each, _ in known.values()}.values())
+    names = _names(model)
+    state.names = [names[id(variable)] for variable in state.variables]
+    for slot, variable in enumerate(state.variables):
+        if id(variable) in known and known[id(variable)][0] is not state:
+            state.adopt(slot, *known[id(variable)])
+    state.attach(adopt=False)
+    tracked = {id(variable) for variable in state.variables}
+    weights = enumerate(model.weights)
+    others = {i: v for i, v in weights if id(v) not in tracked}
+    state.frozen = {
+        i: known[id(v)][1] for i, v in others.items() if id(v) in known
+    }
+    state.untracked = {id(v): v for v in others.values()}
+    _release_untracked(model, state)
+    diagnostics.warn_of_lora(
+        state, {names[id(v)]: state.frozen.get(i) for i, v in others.items()}
+    )
+    diagnostics.warn_of_newcomers(
+        [
+            names[id(variable)]
+            for variable in state.variables
+            if id(variable) not in known
+            and any(
+                id(variable) in each.untracked and each.knows()
+                for each in before
+            )
+        ]
+    )
+
+
+def _known(
+    model: keras.Model,
+) -> dict[int, Known]:
+    """Returns omega, Omega and theta~ of variables, and the state they are of.
+
+    By the id of the variable.
+    """
+    linked = {
+        id(variable): variable.regularizer
+        for variable in model.weights
+        if isinstance(variable.regularizer, TrackedRegularizer)
+    }
+    known: dict[int, Known] = {
+        key: (link.state, link.known()) for key, link in linked.items()
+    }
+    for link in linked.values():
+        # What a file had of variables that were frozen when it was saved.
+        for position, arrays in link.state.frozen.items():
+            key = id(model.weights[position])
+            known.setdefault(key, (link.state, arrays))
+    return known
+
+
+def _release_untracked(model: keras.Model, state: SIState) -> None:
+    """Gives variables that SI tracked before their own regularizers back.
+
+    Not the variables of another model that shares them, nor of frozen layers:
+    their state is there when they are trained again.
+    """
+    own = {id(variable) for variable in model.variables}
+    for variable in model.trainable_variables:
+        regularizer = variable.regularizer
+        if (
+            isinstance(regularizer, TrackedRegularizer)
+            and regularizer.state is not state
+            and own.issuperset(id(v) for v in regularizer.state.variables)
+        ):
+            variable.regularizer = regularizer.previous

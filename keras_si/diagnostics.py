@@ -1,0 +1,191 @@
+"""What a user is told: SI should never be without effect in silence."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+import keras
+from keras import ops
+
+from keras_si import backend
+from keras_si.equations import Tensor
+from keras_si.state import SIState, as_int
+
+
+def _warn(message: str, stacklevel: int = 3) -> None:
+    warnings.warn(f"SICallback: {message}", stacklevel=stacklevel + 1)
+
+
+# When a model is attached.
+
+
+def check_not_erased(state: SIState) -> None:
+    """Refuses to go on with state that somebody has zeroed."""
+    if state.is_erased():
+        raise ValueError(
+            "SI's state was erased: all variables of `model.optimizer` were "
+            "set to 0, and importance, reference and strength are among them. "
+            "Use `si.reset_optimizer()` to reset the moments of your own "
+            "optimizer alone. What is lost comes back if you load it from a "
+            "file, or call `si.detach()` and begin again."
+        )
+
+
+def warn_of_lora(
+    state: SIState, others: dict[str, Sequence[Tensor] | None]
+) -> None:
+    """The importance of a frozen kernel does not hold its LoRA.
+
+    Args:
+        state: The `SIState`, which tracks LoRA's matrices.
+        others: omega, Omega and theta~ of the model's other variables, or
+            `None`, by name.
+    """
+    layers = {
+        name.rpartition("/")[0]
+        for name, variable in zip(state.names, state.variables, strict=True)
+        if variable.name.startswith("lora_")
+    }
+    held = [
+        name
+        for name, known in others.items()
+        if name.rpartition("/")[0] in layers
+        and known is not None
+        and bool(ops.any(ops.convert_to_tensor(known[1])))
+    ]
+    if held:
+        _warn(
+            f"{held} are frozen under LoRA, so their importance protects "
+            "nothing now: LoRA's matrices move what the layer computes. "
+            "Fine-tune the kernels themselves to protect what they learned."
+        )
+
+
+def warn_of_newcomers(newcomers: list[str]) -> None:
+    """Variables that were not tracked while a task was learned."""
+    if newcomers:
+        _warn(
+            f"{newcomers} are tracked only from now on. What they learned "
+            "before is not protected, because no step of it was measured. "
+            "Train them with SI from the start, or keep them frozen."
+        )
+
+
+# While a `fit` runs.
+
+
+def warn_of_interrupted_fit() -> None:
+    _warn(
+        "the `fit` before this one has not ended its task: it was interrupted, "
+        "or its loss was not finite. This `fit` continues that task, with its "
+        "path integral and its reference. If it brings a new task, call "
+        "`si.consolidate()` before it."
+    )
+
+
+def warn_of_no_step() -> None:
+    _warn(
+        "no optimizer step was heard in this epoch, so SI has no effect. A "
+        "custom `train_step` must use `self.optimizer`."
+    )
+
+
+def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> None:
+    """Says what is not finite, and drops it from the path integral."""
+    dropped = state.drop_nonfinite()
+    if dropped:
+        where = ", ".join(f"{n} in '{name}'" for name, n in dropped.items())
+        _warn(
+            "NaN or infinite gradients reached the path integral. These "
+            f"elements of it were set to 0: {where}. Lower the learning rate "
+            "or clip the gradients.",
+            stacklevel,
+        )
+    broken = state.nonfinite_weights()
+    if broken:
+        _warn(
+            "there are NaN or infinite values in the weights of "
+            f"{broken}. The steps that made them are not in the path "
+            "integral, and nothing will be consolidated until the weights "
+            f"are finite again.{_too_strong(state)}",
+            stacklevel,
+        )
+
+
+def _too_strong(state: SIState) -> str:
+    """Returns what to say of `strength` where there is a penalty."""
+    importance = max(
+        float(ops.convert_to_numpy(ops.max(each))) for each in state.importances
+    )
+    strength = float(ops.convert_to_numpy(state.strength))
+    if not strength * importance:
+        return ""
+    return (
+        f" `strength` may be too large for the learning rate: with plain SGD, "
+        "rate * 2 * strength * max(importance) must stay below 2. Here 2 * "
+        f"strength * max(importance) is {2 * strength * importance:.3g}."
+    )
+
+
+# When a task ends.
+
+
+def check_task_end(
+    model: keras.Model, state: SIState, said: set[str], stacklevel: int
+) -> None:
+    """Refuses to consolidate weights that are not finite; warns of the rest.
+
+    Args:
+        model: The model.
+        state: Its `SIState`, before the consolidation.
+        said: What was said already: each is said once.
+        stacklevel: That of the warnings, counted from the caller.
+    """
+    check_not_erased(state)
+    warn_of_nonfinite(state, stacklevel + 1)
+    broken = state.nonfinite_weights()
+    if broken:
+        raise ValueError(
+            "Cannot consolidate: there are NaN or infinite values in the "
+            f"weights of {broken}. Importance and reference are kept as "
+            "they were. Restore finite weights (for instance with "
+            "`model.load_weights`), then continue."
+        )
+    for topic, message in _doubts(model, state):
+        if topic not in said:
+            said.add(topic)
+            _warn(message, stacklevel)
+
+
+def _doubts(model: keras.Model, state: SIState) -> Iterable[tuple[str, str]]:
+    if as_int(state.steps) == 1:
+        yield (
+            "one step",
+            "the task that ends had one optimizer step. With one step a task "
+            "SI has no effect, whatever the strength: where a task begins, at "
+            "its reference, the gradient of the penalty is 0. Let a task have "
+            "several steps (smaller batches, more epochs).",
+        )
+    unheard = state.unheard()
+    if unheard:
+        yield (
+            "unheard",
+            f"{unheard} moved, but no step of theirs was heard: their path "
+            "integral is exactly 0, so they gain no importance. Either another "
+            "optimizer moved them (a second one, or the one that the model was "
+            "compiled with: use `model.optimizer`), or their weights were set.",
+        )
+    layers = [
+        layer.path
+        for layer in backend.flatten_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+    ]
+    if layers:
+        yield (
+            "statistics",
+            f"the moving statistics of {layers} are not weights: no strength "
+            "protects them from the next task's data, which can undo what was "
+            "learned. Freeze these layers (`layer.trainable = False`, then "
+            "`compile`) after the first task, or use LayerNormalization or "
+            "GroupNormalization.",
+        )
