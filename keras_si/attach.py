@@ -9,7 +9,8 @@ from keras_si import backend, diagnostics, replicas
 from keras_si.arguments import unique_names
 from keras_si.equations import Tensor
 from keras_si.optimizer import SIOptimizer
-from keras_si.state import SIState, TrackedRegularizer
+from keras_si.regularizer import TrackedRegularizer
+from keras_si.state import SIState
 
 # omega, Omega and theta~ of a variable, and the state that they are part of.
 Known: TypeAlias = tuple[SIState, Sequence[Tensor]]
@@ -118,8 +119,6 @@ def _carrying_on(
         if current.is_used:
             if tracks is None or tracked == list(current.tracked or ()):
                 return current
-            if not current.state.is_attached():
-                current.state.attach()
         # A copy of an SI optimizer is used like the user's own.
         current = current.inner_optimizer
     if not any(tracked):
@@ -171,7 +170,7 @@ def _take_up(model: keras.Model, state: SIState) -> None:
     for slot, variable in enumerate(state.variables):
         if id(variable) in known and known[id(variable)][0] is not state:
             state.adopt(slot, *known[id(variable)])
-    state.attach(adopt=False)
+    state.attach()
     tracked = {id(variable) for variable in state.variables}
     weights = enumerate(model.weights)
     others = {i: v for i, v in weights if id(v) not in tracked}

@@ -172,12 +172,7 @@ class SICallback(keras.callbacks.Callback):
         Raises:
             ValueError: If no model is attached, or weights are not finite.
         """
-        state = self._state
-        diagnostics.check_task_end(
-            self.model, state, self._warned, stacklevel=2
-        )
-        state.consolidate()
-        state.refresh_penalties()
+        self._consolidate_now(stacklevel=3)
         self._task_ended_on = None
 
     def reset_optimizer(self) -> None:
@@ -265,7 +260,7 @@ class SICallback(keras.callbacks.Callback):
     def _begin_epoch(self) -> None:
         self._end_task_if_due()
         if self._consolidate == "epoch_end" and as_int(self._state.steps):
-            self.consolidate()
+            self._consolidate_now()
         self._state.refresh_penalties()
         self._heard = self._heard_steps()
 
@@ -284,9 +279,11 @@ class SICallback(keras.callbacks.Callback):
             return
         if self._consolidate not in ("train_end", "epoch_end"):
             return
-        loss = (logs or {}).get("loss", 0.0)
-        if not np.isfinite(loss) or self._state.nonfinite_weights():
-            return  # it was broken off, as by TerminateOnNaN
+        if diagnostics.nonfinite_weights(self._state):
+            return  # which was said; the task has not come to its end
+        if not np.isfinite((logs or {}).get("loss", 0.0)):
+            diagnostics.warn_of_nonfinite_loss()
+            return
         # Remembered twice: a model that another callback saves now is loaded
         # with its task ended, and a checkpoint that is loaded after the `fit`
         # may be from before the end.
@@ -297,10 +294,8 @@ class SICallback(keras.callbacks.Callback):
     def _end_fit(self) -> None:
         """After all other callbacks' `on_train_end`: they may set weights."""
         if self._optimizer is not None and as_int(self._state.due):
-            if not self._state.nonfinite_weights():
-                task_ended_on = self._task_ended_on
-                self.consolidate()
-                self._task_ended_on = task_ended_on
+            if not diagnostics.nonfinite_weights(self._state):
+                self._consolidate_now()
 
     # Attaching.
 
@@ -357,7 +352,13 @@ class SICallback(keras.callbacks.Callback):
         )
         if as_int(state.due) or (loaded and as_int(state.steps)):
             optimizer.was_loaded = False
-            self.consolidate()
+            self._consolidate_now()
+
+    def _consolidate_now(self, stacklevel: int = 2) -> None:
+        state = self._state
+        diagnostics.check_task_end(self.model, state, self._warned, stacklevel)
+        state.consolidate()
+        state.refresh_penalties()
 
     def _heard_steps(self) -> list[float] | None:
         """Returns counts that a step changes, also one that was skipped."""

@@ -89,9 +89,16 @@ def warn_of_no_step() -> None:
     )
 
 
+def warn_of_nonfinite_loss() -> None:
+    _warn(
+        "the loss was not finite when this `fit` ended, so it ends no task: "
+        "nothing is consolidated. Call `si.consolidate()` if it is one."
+    )
+
+
 def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> None:
     """Says what is not finite, and drops it from the path integral."""
-    dropped = state.drop_nonfinite()
+    dropped = _drop_nonfinite(state)
     if dropped:
         where = ", ".join(f"{n} in '{name}'" for name, n in dropped.items())
         _warn(
@@ -100,7 +107,7 @@ def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> None:
             "or clip the gradients.",
             stacklevel,
         )
-    broken = state.nonfinite_weights()
+    broken = nonfinite_weights(state)
     if broken:
         _warn(
             "there are NaN or infinite values in the weights of "
@@ -142,7 +149,7 @@ def check_task_end(
     """
     check_not_erased(state)
     warn_of_nonfinite(state, stacklevel + 1)
-    broken = state.nonfinite_weights()
+    broken = nonfinite_weights(state)
     if broken:
         raise ValueError(
             "Cannot consolidate: there are NaN or infinite values in the "
@@ -165,7 +172,7 @@ def _doubts(model: keras.Model, state: SIState) -> Iterable[tuple[str, str]]:
             "its reference, the gradient of the penalty is 0. Let a task have "
             "several steps (smaller batches, more epochs).",
         )
-    unheard = state.unheard()
+    unheard = _unheard(state)
     if unheard:
         yield (
             "unheard",
@@ -189,3 +196,34 @@ def _doubts(model: keras.Model, state: SIState) -> Iterable[tuple[str, str]]:
             "`compile`) after the first task, or use LayerNormalization or "
             "GroupNormalization.",
         )
+
+
+def nonfinite_weights(state: SIState) -> list[str]:
+    """Returns the names of variables that hold NaN or infinity."""
+    return [
+        name
+        for slot, name in enumerate(state.names)
+        if not bool(ops.all(ops.isfinite(state.weights(slot))))
+    ]
+
+
+def _drop_nonfinite(state: SIState) -> dict[str, int]:
+    """Zeroes what is not finite in omega; returns its count by name."""
+    dropped = {}
+    for name, omega in zip(state.names, state.path_integrals, strict=True):
+        value = ops.convert_to_tensor(omega)
+        finite = ops.isfinite(value)
+        if not bool(ops.all(finite)):
+            dropped[name] = int(ops.sum(ops.cast(~finite, "int32")))
+            omega.assign(ops.where(finite, value, ops.zeros_like(value)))
+    return dropped
+
+
+def _unheard(state: SIState) -> list[str]:
+    """Returns the names of variables that moved, and no step was heard."""
+    return [
+        name
+        for slot, name in enumerate(state.names)
+        if not bool(ops.any(state.path_integrals[slot] != 0))
+        and bool(ops.any(state.weights(slot) != state.references[slot]))
+    ]

@@ -3,7 +3,10 @@
 The accuracy matrix of a run over `T` tasks has the shape `(T, T)`:
 `accuracy[i, j]` is the accuracy on the test set of task `j` after training
 on task `i` (both counted from 0), and NaN where it was not measured. Every
-function here takes fractions as well as percent, and returns the same unit.
+function here takes fractions as well as percent, and returns a float of the
+same unit. It raises a `ValueError` if the matrix is not square, holds an
+infinity, or lacks an entry that is needed. Where a single task leaves nothing
+to compare, transfer and forgetting are NaN.
 
 References:
 - Lopez-Paz & Ranzato, "Gradient Episodic Memory for Continual Learning",
@@ -12,15 +15,10 @@ References:
   section 3.1 (forgetting).
 """
 
-from __future__ import annotations
-
 import numbers
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 
 def average_accuracy(accuracy: ArrayLike, after: int | None = None) -> float:
@@ -33,14 +31,6 @@ def average_accuracy(accuracy: ArrayLike, after: int | None = None) -> float:
         accuracy: The accuracy matrix, shape `(T, T)`.
         after: Index of the task after which to take the mean, from 0 to
             `T - 1`. Defaults to the last task.
-
-    Returns:
-        A float.
-
-    Raises:
-        ValueError: If `accuracy` is no square matrix, holds an infinity, or
-            an entry that is needed was not measured; or if `after` is
-            not the index of a task.
 
     Examples:
         >>> average_accuracy([[0.9, np.nan], [0.5, 0.7]])
@@ -70,13 +60,6 @@ def backward_transfer(accuracy: ArrayLike) -> float:
     Args:
         accuracy: The accuracy matrix, shape `(T, T)`.
 
-    Returns:
-        A float; NaN for a single task, which has no later one.
-
-    Raises:
-        ValueError: If `accuracy` is no square matrix, holds an infinity, or
-            an entry that is needed was not measured.
-
     Examples:
         >>> round(backward_transfer([[0.9, np.nan], [0.5, 0.7]]), 6)
         -0.4
@@ -99,14 +82,6 @@ def forward_transfer(accuracy: ArrayLike, baseline: ArrayLike) -> float:
         accuracy: The accuracy matrix, shape `(T, T)`.
         baseline: Accuracy of the untrained model on each task, shape `(T,)`.
             `baseline[0]` is not used.
-
-    Returns:
-        A float; NaN for a single task, which has no earlier one.
-
-    Raises:
-        ValueError: If `accuracy` is no square matrix, holds an infinity, or
-            an entry that is needed was not measured; or if
-            `baseline` has another shape or lacks an entry.
 
     Examples:
         >>> round(forward_transfer([[0.9, 0.3], [0.5, 0.7]], [0.1, 0.1]), 6)
@@ -136,13 +111,6 @@ def forgetting(accuracy: ArrayLike) -> float:
 
     Args:
         accuracy: The accuracy matrix, shape `(T, T)`.
-
-    Returns:
-        A float; NaN for a single task, which has no later one.
-
-    Raises:
-        ValueError: If `accuracy` is no square matrix, holds an infinity, or
-            an entry that is needed was not measured.
 
     Examples:
         >>> round(forgetting([[0.9, np.nan], [0.5, 0.7]]), 6)

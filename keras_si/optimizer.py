@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_si import backend, replicas
+from keras_si import backend, replicas, saving
 from keras_si.equations import Tensor
 from keras_si.state import SIState
-
-
-def _of_inner(name: str) -> property:
-    """A setting that Keras's base class has, read and written on the inner."""
-
-    def read(self: SIOptimizer) -> Any:
-        # While it is built it has none, so that Keras's `build` makes no
-        # averages and no sums of its own.
-        return getattr(self.inner_optimizer, name) if self.built else None
-
-    def write(self: SIOptimizer, value: Any) -> None:
-        if "inner_optimizer" in vars(self):
-            setattr(self.inner_optimizer, name, value)
-
-    return property(read, write)
 
 
 @keras.saving.register_keras_serializable(package="keras_si")
@@ -119,6 +103,11 @@ class SIOptimizer(keras.optimizers.Optimizer):
             for slot, variable in enumerate(self.state.variables)
         }
         super().build(variables)
+        # From here on its settings are the inner optimizer's. Before, Keras's
+        # `build` must see none, or it makes averages and sums of its own.
+        for name in vars(self.inner_optimizer):
+            if not name.startswith("_") and name not in ("name", "built"):
+                self.__dict__.pop(name, None)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -217,18 +206,8 @@ class SIOptimizer(keras.optimizers.Optimizer):
 
     # What Keras expects of an optimizer, passed on to the inner one.
 
-    weight_decay = _of_inner("weight_decay")
-    clipnorm = _of_inner("clipnorm")
-    clipvalue = _of_inner("clipvalue")
-    global_clipnorm = _of_inner("global_clipnorm")
-    use_ema = _of_inner("use_ema")
-    ema_momentum = _of_inner("ema_momentum")
-    ema_overwrite_frequency = _of_inner("ema_overwrite_frequency")
-    loss_scale_factor = _of_inner("loss_scale_factor")
-    gradient_accumulation_steps = _of_inner("gradient_accumulation_steps")
-
     def __getattr__(self, name: str) -> Any:
-        """Reads what this class lacks on the inner optimizer: `beta_1`, ..."""
+        """Reads a setting (`clipnorm`, `beta_1`, ...) on the inner one."""
         if name.startswith("_") or "inner_optimizer" not in vars(self):
             raise AttributeError(
                 f"'{type(self).__name__}' has no attribute '{name}'"
@@ -284,44 +263,12 @@ class SIOptimizer(keras.optimizers.Optimizer):
     # Saving. Keras saves the inner optimizer's variables by itself.
 
     def save_own_variables(self, store: dict[str, Any]) -> None:
-        zeros = self._saved_as_zeros() if self.built else {}
-        for index, variable in enumerate(self._variables):
-            array = ops.convert_to_numpy(variable)
-            store[str(index)] = 0 * array if id(variable) in zeros else array
         if self.built:
-            # By this key a file with SI's state is told from others.
-            store["frozen"] = np.array(list(self.state.frozen), "int32")
-            for position, known in self.state.frozen.items():
-                for part, array in enumerate(known):
-                    key = f"frozen_{position}_{part}"
-                    store[key] = ops.convert_to_numpy(array)
-
-    def _saved_as_zeros(self) -> set[int]:
-        """Returns the ids of the state of LoRA's matrices, and warns.
-
-        Keras adds their product to the kernel when it saves a model, and
-        loads zeros.
-        """
-        lora = [
-            slot
-            for slot, variable in enumerate(self.state.variables)
-            if variable.name.startswith(("lora_kernel_", "lora_embeddings_"))
-        ]
-        if lora:
-            warnings.warn(
-                "Keras merges LoRA's matrices into the kernel when it saves a "
-                "model, so SI's state of "
-                f"{[self.state.names[slot] for slot in lora]} is saved as "
-                "zeros: a loaded model does not protect what they have "
-                "learned. This model is unchanged.",
-                stacklevel=3,
-            )
-        return {id(a[slot]) for a in self.state.arrays for slot in lora}
+            saving.save(self.state, self._variables, store)
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Restores SI's state; raises where Keras would warn and skip."""
-        keys = set(store.keys())
-        if "frozen" not in keys:
+        if not saving.has_state(store):
             if self.is_used:
                 warnings.warn(
                     "There is no state of SI in what was loaded: importance, "
@@ -329,40 +276,19 @@ class SIOptimizer(keras.optimizers.Optimizer):
                     "has it if SI was attached when the model was saved.",
                     stacklevel=2,
                 )
-            if keys:  # the state of the user's optimizer alone
+            if store.keys():  # the state of the user's optimizer alone
                 self.inner_optimizer.load_own_variables(store)
-            return
-        if not self.built or self._misfit is not None:
+        elif not self.built or self._misfit is not None:
             warnings.warn(
                 "The saved SI state was not restored: "
                 f"{self._misfit or 'the model is not built yet'}.",
                 stacklevel=2,
             )
-            return
-        problem = _difference(
-            self._variables,
-            {key for key in keys if not key.startswith("frozen")},
-            store,
-        )
-        if problem:
-            raise ValueError(
-                f"The saved SI state does not fit this model: {problem}. Load "
-                "it into the model it was saved from, with the same layers "
-                "trainable and the same `include` and `exclude`. SI's state "
-                "is unchanged."
-            )
-        for index, variable in enumerate(self._variables):
-            variable.assign(store[str(index)])
-        self.state.frozen = {
-            int(position): [
-                np.array(store[f"frozen_{position}_{part}"])
-                for part in range(3)
-            ]
-            for position in np.array(store["frozen"])
-        }
-        self.is_used = self.was_loaded = True
-        # So that a new `compile`, and `model.losses`, know of the state.
-        self.state.attach(adopt=False)
+        else:
+            saving.load(self.state, self._variables, store)
+            self.is_used = self.was_loaded = True
+            # So that a new `compile`, and `model.losses`, know of the state.
+            self.state.attach()
 
     def get_config(self) -> dict[str, Any]:
         strength = self._initial_strength
@@ -414,29 +340,3 @@ def _settings(optimizer: keras.optimizers.Optimizer) -> Hashable:
     return tuple(sorted(own.items(), key=lambda item: item[0])), tuple(
         _settings(each) for each in getattr(optimizer, "optimizers", ())
     )
-
-
-def _difference(
-    variables: Sequence[keras.Variable],
-    keys: set[str],
-    store: Mapping[str, Any],
-) -> str | None:
-    """Returns what keeps a saved store from fitting, or `None`."""
-    for index, variable in enumerate(variables):
-        if str(index) not in keys:
-            return (
-                f"it holds {len(keys)} arrays, expected {len(variables)}; the "
-                f"one for '{variable.path}' is missing"
-            )
-        shape = tuple(store[str(index)].shape)
-        if shape != tuple(variable.shape):
-            return (
-                f"'{variable.path}' has shape {tuple(variable.shape)}, the "
-                f"saved array {shape}"
-            )
-    if len(keys) != len(variables):
-        return (
-            f"it holds {len(keys)} arrays, expected {len(variables)}, the "
-            f"last for '{variables[-1].path}'"
-        )
-    return None

@@ -11,7 +11,7 @@ from keras import ops
 from keras_si import backend, equations
 from keras_si.arguments import unique_names
 from keras_si.equations import Tensor
-from keras_si.regularizer import SIRegularizer
+from keras_si.regularizer import TrackedRegularizer
 from keras_si.replicas import assign
 
 # Values of `SIState.phase`: no step was heard yet, or some. 0 is none of them:
@@ -275,50 +275,13 @@ class SIState:
         """Whether somebody has zeroed all of the optimizer's variables."""
         return as_int(self.phase) == 0
 
-    def nonfinite_weights(self) -> list[str]:
-        """Returns the names of variables that hold NaN or infinity."""
-        return [
-            name
-            for slot, name in enumerate(self.names)
-            if not bool(ops.all(ops.isfinite(self.weights(slot))))
-        ]
-
-    def drop_nonfinite(self) -> dict[str, int]:
-        """Zeroes what is not finite in omega; returns its count by name."""
-        dropped = {}
-        for name, omega in zip(self.names, self.path_integrals, strict=True):
-            value = ops.convert_to_tensor(omega)
-            finite = ops.isfinite(value)
-            if not bool(ops.all(finite)):
-                dropped[name] = int(ops.sum(ops.cast(~finite, "int32")))
-                omega.assign(ops.where(finite, value, ops.zeros_like(value)))
-        return dropped
-
-    def unheard(self) -> list[str]:
-        """Returns the names of variables that moved, and no step was heard."""
-        return [
-            name
-            for slot, name in enumerate(self.names)
-            if not bool(ops.any(self.path_integrals[slot] != 0))
-            and bool(ops.any(self.weights(slot) != self.references[slot]))
-        ]
-
     # The regularizers of its variables, by which it is found again.
 
-    def attach(self, adopt: bool = True) -> None:
-        """Puts a regularizer on every tracked variable.
-
-        Args:
-            adopt: Whether to take over what another `SIState` knows of a
-                variable: the one before `compile` gave the model a new
-                optimizer, or the state of another model that shares the
-                layer. Defaults to `True`.
-        """
+    def attach(self) -> None:
+        """Puts a regularizer on every tracked variable."""
         for slot, variable in enumerate(self.variables):
             previous = variable.regularizer
             if isinstance(previous, TrackedRegularizer):
-                if adopt and previous.state is not self:
-                    self.adopt(slot, previous.state, previous.known())
                 previous = previous.previous
             variable.regularizer = TrackedRegularizer(self, slot, previous)
 
@@ -339,50 +302,6 @@ class SIState:
         for variable in self.variables:
             if _is_of(self, variable):
                 variable.regularizer = variable.regularizer.previous
-
-
-class TrackedRegularizer(SIRegularizer):
-    """Puts the penalty of a tracked variable into `model.losses`.
-
-    Its value carries no gradient: the optimizer adds that itself, in closed
-    form.
-
-    Args:
-        state: The `SIState` that tracks the variable.
-        slot: The variable's slot there.
-        previous: The regularizer that the variable had before, or `None`.
-    """
-
-    def __init__(
-        self,
-        state: SIState,
-        slot: int,
-        previous: keras.regularizers.Regularizer | None,
-    ) -> None:
-        super().__init__(
-            state.strength,
-            state.importances[slot],
-            state.references[slot],
-            previous,
-        )
-        self.state, self.slot = state, slot
-
-    def penalty(self, x: Tensor) -> Tensor:
-        if self.state.known_penalties is not None:
-            penalty = self.state.known_penalties[self.slot]
-        elif backend.is_traced(x):
-            # SI's variables would be constants there: under JAX, `evaluate`
-            # shows the task's loss.
-            penalty = 0.0
-        else:
-            penalty = ops.stop_gradient(super().penalty(x))
-        # Keras adds up losses of one type only.
-        wide = keras.config.floatx() == "float64"
-        return ops.cast(penalty, "float64" if wide else "float32")
-
-    def known(self) -> tuple[keras.Variable, ...]:
-        """Returns omega, Omega and theta~ of the variable."""
-        return tuple(arrays[self.slot] for arrays in self.state.arrays)
 
 
 def _is_of(state: SIState, variable: keras.Variable) -> bool:

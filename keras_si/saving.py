@@ -1,0 +1,96 @@
+"""What a file holds of SI: the state's variables, and what frozen layers know.
+
+Keras gives an optimizer a `store`, a dict of arrays, to write and to read.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_si.state import SIState
+
+# Positions in `model.weights` of frozen variables that have importance; a
+# store without it is of another optimizer.
+FROZEN = "frozen"
+
+
+def save(
+    state: SIState, variables: Sequence[keras.Variable], store: dict[str, Any]
+) -> None:
+    """Writes `variables`, all those of `state`, and what is frozen."""
+    merged = _merged_by_keras(state)
+    for index, variable in enumerate(variables):
+        array = ops.convert_to_numpy(variable)
+        store[str(index)] = 0 * array if id(variable) in merged else array
+    store[FROZEN] = np.array(list(state.frozen), "int32")
+    for position, known in state.frozen.items():
+        for part, array in enumerate(known):
+            store[f"{FROZEN}_{position}_{part}"] = ops.convert_to_numpy(array)
+
+
+def _merged_by_keras(state: SIState) -> set[int]:
+    """Returns the ids of the state of LoRA's matrices, and warns of it.
+
+    Keras adds their product to the kernel when it saves a model, and loads
+    zeros.
+    """
+    lora = [
+        slot
+        for slot, variable in enumerate(state.variables)
+        if variable.name.startswith(("lora_kernel_", "lora_embeddings_"))
+    ]
+    if lora:
+        warnings.warn(
+            "Keras merges LoRA's matrices into the kernel when it saves a "
+            "model, so SI's state of "
+            f"{[state.names[slot] for slot in lora]} is saved as zeros: a "
+            "loaded model does not protect what they have learned. This model "
+            "is unchanged.",
+            stacklevel=4,
+        )
+    return {id(arrays[slot]) for arrays in state.arrays for slot in lora}
+
+
+def has_state(store: Mapping[str, Any]) -> bool:
+    """Whether an SI optimizer wrote `store`."""
+    return FROZEN in set(store.keys())
+
+
+def load(
+    state: SIState,
+    variables: Sequence[keras.Variable],
+    store: Mapping[str, Any],
+) -> None:
+    """Reads what `save` has written.
+
+    Raises:
+        ValueError: If it does not fit. Nothing is changed then.
+    """
+    keys = set(store.keys())
+    problems = [
+        f"'{variable.path}' has shape {tuple(variable.shape)}, the saved "
+        f"array {tuple(store[str(i)].shape) if str(i) in keys else 'none'}"
+        for i, variable in enumerate(variables)
+        if str(i) not in keys or store[str(i)].shape != tuple(variable.shape)
+    ]
+    count = sum(not key.startswith(FROZEN) for key in keys)
+    if problems or count != len(variables):
+        raise ValueError(
+            f"The saved SI state does not fit this model: it holds {count} "
+            f"arrays, expected {len(variables)}"
+            f"{'; ' + problems[0] if problems else ''}. Load it into the "
+            "model it was saved from, with the same layers trainable and the "
+            "same `include` and `exclude`. SI's state is unchanged."
+        )
+    for index, variable in enumerate(variables):
+        variable.assign(store[str(index)])
+    state.frozen = {
+        int(position): [
+            np.array(store[f"{FROZEN}_{position}_{part}"]) for part in range(3)
+        ]
+        for position in np.array(store[FROZEN])
+    }
