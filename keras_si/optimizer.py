@@ -14,6 +14,14 @@ from keras_si.equations import Tensor
 from keras_si.state import SIState
 
 
+# What every optimizer of Keras can be told.
+_SETTINGS = (
+    *("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"),
+    *("use_ema", "ema_momentum", "ema_overwrite_frequency"),
+    *("loss_scale_factor", "gradient_accumulation_steps"),
+)
+
+
 @keras.saving.register_keras_serializable(package="keras_si")
 class SIOptimizer(keras.optimizers.Optimizer):
     """Runs another optimizer, and Synaptic Intelligence around its steps.
@@ -105,9 +113,8 @@ class SIOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         # From here on its settings are the inner optimizer's. Before, Keras's
         # `build` must see none, or it makes averages and sums of its own.
-        for name in vars(self.inner_optimizer):
-            if not name.startswith("_") and name not in ("name", "built"):
-                self.__dict__.pop(name, None)
+        for name in _SETTINGS:
+            self.__dict__.pop(name, None)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -272,12 +279,12 @@ class SIOptimizer(keras.optimizers.Optimizer):
             if self.is_used:
                 warnings.warn(
                     "There is no state of SI in what was loaded: importance, "
-                    "path integral and reference stay as they were. A file "
-                    "has it if SI was attached when the model was saved.",
+                    "path integral, reference and the state of your optimizer "
+                    "stay as they were (`si.reset_optimizer()` resets the "
+                    "last). A file has them if SI was attached when the model "
+                    "was saved.",
                     stacklevel=2,
                 )
-            if store.keys():  # the state of the user's optimizer alone
-                self.inner_optimizer.load_own_variables(store)
         elif not self.built or self._misfit is not None:
             warnings.warn(
                 "The saved SI state was not restored: "

@@ -318,3 +318,67 @@ def test_a_loaded_model_pays_the_penalty_before_a_callback_sees_it(tmp_path):
         si.get_path_integral().values(), again.get_path_integral().values()
     ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+
+
+# Files of another kind.
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+@pytest.mark.parametrize("source", ["fitted", "compiled", "uncompiled"])
+@pytest.mark.parametrize("used", [False, True], ids=["set_model", "fit"])
+def test_weights_without_si_state_are_loaded_with_a_warning(
+    tmp_path, source, used
+):
+    """As in k-fold loops that put the first weights back."""
+    first, second, _ = make_tasks()
+    plain = make_model()
+    if source != "uncompiled":
+        compile_model(plain)
+    if source == "fitted":
+        fit(plain, second)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    model, si = compile_model(make_model()), SICallback()
+    si.set_model(model)
+    if used:
+        fit(model, first, si)
+    importance = [a.copy() for a in si.get_importance().values()]
+    with pytest.warns(UserWarning, match="no state of SI in what was loaded"):
+        model.load_weights(tmp_path / "plain.weights.h5")
+    for one, other in zip(model.get_weights(), plain.get_weights()):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(si.get_importance().values(), importance):
+        np.testing.assert_array_equal(one, other)
+    fit(model, second, si)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+@pytest.mark.parametrize("kind", ["int8", "float8"])
+def test_a_quantized_model_is_loaded_without_si_state(tmp_path, kind):
+    model = compile_model(make_model())
+    fit(model, make_tasks(1)[0], SICallback())
+    x = make_tasks(1)[0][0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.quantize(kind)
+        expected = model.predict(x, verbose=0)
+        model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="SI state was not restored"):
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_an_h5_file_is_loaded_without_si_state(tmp_path):
+    model = compile_model(make_model())
+    task = make_tasks(1)[0]
+    fit(model, task, SICallback())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / "model.h5")
+    # Keras logs that the optimizer is a new one.
+    loaded = keras.models.load_model(tmp_path / "model.h5")
+    for one, other in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(one, other)
+    compile_model(loaded)  # which Keras needs by itself, too
+    fit(loaded, task, SICallback())
