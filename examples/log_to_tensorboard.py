@@ -1,6 +1,7 @@
 """SI's penalty and importance in TensorBoard, beside Keras's own curves.
 
-All it takes is Keras's own callback in the same list. It needs
+Keras's callback writes every number of the logs, `si_penalty` among them. The
+histograms of importance are a few lines of your own after each task. It needs
 `pip install tensorboard`, which TensorFlow does not bring along any more. The
 last lines read back what was written; you would rather look at it, with the
 command that is printed.
@@ -42,20 +43,19 @@ model.compile(
 )
 log_dir = pathlib.Path(tempfile.mkdtemp(prefix="keras_si_"))
 si = SICallback(strength=3.0)
-for x, y in tasks:
-    board = keras.callbacks.TensorBoard(log_dir)
+writer = tf.summary.create_file_writer(str(log_dir / "importance"))
+for task, (x, y) in enumerate(tasks):
+    board = keras.callbacks.TensorBoard(log_dir / f"task_{task}")
+    # SI first, so that TensorBoard's callback sees its penalty in the logs.
     model.fit(x, y, batch_size=100, epochs=10, callbacks=[si, board], verbose=0)
+    with writer.as_default(task):
+        for path, importance in si.get_importance().items():
+            tf.summary.histogram(path, importance)
+writer.close()
 
 print(f"tensorboard --logdir {log_dir}")
-everything = {"tensors": 0}  # by default it keeps a sample of 10
-written = event_accumulator.EventAccumulator(
-    str(log_dir / "si"), size_guidance=everything
-).Reload()
-for tag in sorted(written.Tags()["tensors"]):
-    events = written.Tensors(tag)
-    steps = [event.step for event in events]
-    if tag.startswith("importance/"):
-        print(f"{tag}: histograms at steps {steps}")
-    else:
-        last = tf.make_ndarray(events[-1].tensor_proto)
-        print(f"{tag}: {len(steps)} values, the last {last:.2g}")
+for run in ("task_1/train", "importance"):
+    written = event_accumulator.EventAccumulator(str(log_dir / run)).Reload()
+    for tag in sorted(written.Tags()["tensors"]):
+        steps = [event.step for event in written.Tensors(tag)]
+        print(f"{run} {tag}: steps {steps}")
