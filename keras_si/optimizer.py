@@ -13,7 +13,6 @@ from keras_si import backend, replicas, saving
 from keras_si.equations import Tensor
 from keras_si.state import SIState
 
-
 # What every optimizer of Keras can be told.
 _SETTINGS = (
     *("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"),
