@@ -358,7 +358,8 @@ class SICallback(keras.callbacks.Callback):
         state = self._state
         diagnostics.check_task_end(self.model, state, self._warned, stacklevel)
         state.consolidate()
-        state.refresh_penalties()
+        # The weights are at their reference now.
+        state.penalties.assign(ops.zeros_like(state.penalties))
 
     def _heard_steps(self) -> list[float] | None:
         """Returns counts that a step changes, also one that was skipped."""
