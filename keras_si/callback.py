@@ -359,7 +359,7 @@ class SICallback(keras.callbacks.Callback):
         diagnostics.check_task_end(self.model, state, self._warned, stacklevel)
         state.consolidate()
         # The weights are at their reference now.
-        state.penalties.assign(ops.zeros_like(state.penalties))
+        state.penalties.assign(0 * state.penalties)
 
     def _heard_steps(self) -> list[float] | None:
         """Returns counts that a step changes, also one that was skipped."""
