@@ -1,19 +1,16 @@
 """Puts SI's optimizer into a model, and takes it out again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 import keras
 
 from keras_si import backend, diagnostics, replicas
 from keras_si.arguments import unique_names
-from keras_si.equations import Tensor
+from keras_si.links import is_linked, link, link_of, unlink
 from keras_si.optimizer import SIOptimizer
-from keras_si.regularizer import TrackedRegularizer
+from keras_si.saving import end_of_path
 from keras_si.state import SIState
-
-# omega, Omega and theta~ of a variable, and the state that they are part of.
-Known: TypeAlias = tuple[SIState, Sequence[Tensor]]
 
 # Whether to track a variable, by itself and its name of `unique_names`.
 Tracks: TypeAlias = Callable[[keras.Variable, str], bool]
@@ -51,12 +48,13 @@ def attach(
     replicas.check_optimizer(model, current)
     with replicas.scope(model):
         si_optimizer = _carrying_on(model, current, tracks)
-    changed = si_optimizer.configure(damping, consolidate_every)
     state = si_optimizer.state
+    state.check_not_erased()
+    changed = si_optimizer.configure(damping, consolidate_every)
     if (
         not changed
         and si_optimizer is current
-        and state.is_attached()
+        and is_linked(state)
         and backend.has_wrapped_train_step(model, state)
     ):
         return si_optimizer
@@ -71,7 +69,7 @@ def attach(
 
 def detach(model: keras.Model, si_optimizer: SIOptimizer) -> None:
     """Gives `model` its own optimizer, regularizers and step back."""
-    si_optimizer.state.detach()
+    unlink(model, model.variables)
     if _inside(model.optimizer) is si_optimizer:
         _install(model, si_optimizer.inner_optimizer)
     backend.unwrap_train_step(model)
@@ -163,73 +161,45 @@ def _refuse_hidden_accumulation(
 
 def _take_up(model: keras.Model, state: SIState) -> None:
     """Gives `state` all that is known of the model's variables by now."""
-    known = _known(model)
-    before = list({id(each): each for each, _ in known.values()}.values())
     names = _names(model)
     state.names = [names[id(variable)] for variable in state.variables]
-    for slot, variable in enumerate(state.variables):
-        if id(variable) in known and known[id(variable)][0] is not state:
-            state.adopt(slot, *known[id(variable)])
-    state.attach()
-    tracked = {id(variable) for variable in state.variables}
-    weights = enumerate(model.weights)
-    others = {i: v for i, v in weights if id(v) not in tracked}
-    state.frozen = {
-        i: known[id(v)][1] for i, v in others.items() if id(v) in known
-    }
-    state.untracked = {id(v): v for v in others.values()}
-    _release_untracked(model, state)
+    links = {id(v): found for v in model.weights if (found := link_of(v))}
+    others = {id(each.state): each.state for each in links.values()}
+    others.pop(id(state), None)
+    for other in others.values():
+        state.continue_from(other)
+    slots = {id(variable): i for i, variable in enumerate(state.variables)}
+    newcomers = []
+    for position, variable in enumerate(model.weights):
+        if id(variable) not in slots:
+            continue
+        slot, found = slots[id(variable)], links.get(id(variable))
+        end, arrays = state.loaded.pop(position, ("", ()))
+        if found is not None:
+            if found.state is not state:
+                steps = int(found.state.counts()[found.slot])
+                state.take_over(slot, found.known(), steps)
+        elif end == end_of_path(variable) and (
+            arrays[0].shape == tuple(variable.shape)
+        ):
+            state.take_over(slot, arrays, steps=0)
+        elif any(each.had_beside(variable) for each in others.values()):
+            newcomers.append(names[id(variable)])
+    state.others = [
+        (position, variable)
+        for position, variable in enumerate(model.weights)
+        if id(variable) not in slots
+    ]
+    link(state)
+    # What SI tracked before; a frozen layer keeps its state until it is
+    # trained again.
+    unlink(model, model.trainable_variables, keep=state)
+    diagnostics.warn_of_newcomers(newcomers)
     diagnostics.warn_of_lora(
-        state, {names[id(v)]: state.frozen.get(i) for i, v in others.items()}
-    )
-    diagnostics.warn_of_newcomers(
+        state,
         [
             names[id(variable)]
-            for variable in state.variables
-            if id(variable) not in known
-            and any(
-                id(variable) in each.untracked and each.knows()
-                for each in before
-            )
-        ]
+            for _, variable in state.others
+            if (found := link_of(variable)) and found.has_importance()
+        ],
     )
-
-
-def _known(
-    model: keras.Model,
-) -> dict[int, Known]:
-    """Returns omega, Omega and theta~ of variables, and the state they are of.
-
-    By the id of the variable.
-    """
-    linked = {
-        id(variable): variable.regularizer
-        for variable in model.weights
-        if isinstance(variable.regularizer, TrackedRegularizer)
-    }
-    known: dict[int, Known] = {
-        key: (link.state, link.known()) for key, link in linked.items()
-    }
-    for link in linked.values():
-        # What a file had of variables that were frozen when it was saved.
-        for position, arrays in link.state.frozen.items():
-            key = id(model.weights[position])
-            known.setdefault(key, (link.state, arrays))
-    return known
-
-
-def _release_untracked(model: keras.Model, state: SIState) -> None:
-    """Gives variables that SI tracked before their own regularizers back.
-
-    Not the variables of another model that shares them, nor of frozen layers:
-    their state is there when they are trained again.
-    """
-    own = {id(variable) for variable in model.variables}
-    for variable in model.trainable_variables:
-        regularizer = variable.regularizer
-        if (
-            isinstance(regularizer, TrackedRegularizer)
-            and regularizer.state is not state
-            and own.issuperset(id(v) for v in regularizer.state.variables)
-        ):
-            variable.regularizer = regularizer.previous

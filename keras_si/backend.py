@@ -235,18 +235,19 @@ def layout_of(variable: keras.Variable) -> Any:
 
 def call_last_in_this_fit(
     model: keras.Model, function: Callable[[], None], owner: Any
-) -> None:
+) -> bool:
     """Calls `function` once all callbacks of this `fit` have ended it.
 
     Keras puts its own `History` behind the user's callbacks, and into
-    `model.history` before they begin.
+    `model.history` before they begin. Returns `False` where there is none: in
+    a loop of the user's own.
 
     Raises:
         ValueError: If another owner has asked for it in the same `fit`.
     """
     history = getattr(model, "history", None)
-    if history is None:  # a user's own `CallbackList` may have none
-        return
+    if history is None or hasattr(history, "_si_was_called"):
+        return False
     other = getattr(vars(history).get("on_train_end"), "owner", owner)
     if other is not owner:
         raise ValueError(
@@ -257,11 +258,13 @@ def call_last_in_this_fit(
     def on_train_end(logs: Any = None) -> None:
         # Nothing of it stays, so that a `History` can be pickled as ever.
         del history.on_train_end
+        history._si_was_called = True
         history.on_train_end(logs)
         function()
 
     on_train_end.owner = owner  # type: ignore[attr-defined]
     history.on_train_end = on_train_end
+    return True
 
 
 def forget_initial_epoch(model: keras.Model) -> None:

@@ -1,6 +1,5 @@
 """Attaches Synaptic Intelligence to a model, and knows where tasks end."""
 
-import weakref
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -20,7 +19,7 @@ from keras_si.arguments import (
 )
 from keras_si.attach import attach, detach
 from keras_si.optimizer import SIOptimizer
-from keras_si.state import SIState, as_int
+from keras_si.state import Fit, SIState, as_int
 
 Logs: TypeAlias = dict[str, Any]
 
@@ -96,15 +95,16 @@ class SICallback(keras.callbacks.Callback):
         self._include = check_patterns("include", include)
         self._exclude = check_patterns("exclude", exclude)
         self._optimizer: SIOptimizer | None = None
-        # The model whose last `fit` ended a task, as a weak reference.
-        self._task_ended_on: weakref.ref[keras.Model] | None = None
-        self._epoch_has_begun = False
         self._warned: set[str] = set()
+        self._continues = self._is_called_last = False
+        self._epoch_has_begun = self._is_broken = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy has: the settings, and no model."""
-        nothing = dict(_model=None, _optimizer=None, _task_ended_on=None)
-        return {**vars(self), **nothing, "_warned": set()}
+        return {
+            **vars(self),
+            **{"_model": None, "_optimizer": None, "_warned": set()},
+        }
 
     # Public.
 
@@ -159,10 +159,12 @@ class SICallback(keras.callbacks.Callback):
         task before ended; before the first step, the weights of now. Raises
         as `get_importance` does.
         """
-        if self._state.is_following():
-            weights = map(self._state.weights, range(len(self._state.names)))
-            return self._named(weights)
-        return self._read("references")
+        references = self._read("references")
+        state = self._state
+        for slot, name in enumerate(state.names):
+            if state.counts()[slot] < 0:
+                references[name] = ops.convert_to_numpy(state.weights(slot))
+        return references
 
     def consolidate(self) -> None:
         """Ends a task now: Omega gains from omega, theta~ is theta, omega 0.
@@ -173,13 +175,13 @@ class SICallback(keras.callbacks.Callback):
             ValueError: If no model is attached, or weights are not finite.
         """
         self._consolidate_now(stacklevel=3)
-        self._task_ended_on = None
 
     def reset_optimizer(self) -> None:
         """Gives the user's optimizer the state of a new one: no moments.
 
-        SI's state and the learning rate stay. Setting all of
-        `model.optimizer.variables` to 0 would erase what SI knows, too.
+        SI's state and the learning rate stay; a schedule begins again.
+        Setting all of `model.optimizer.variables` to 0 would erase what SI
+        knows, too.
 
         Raises:
             ValueError: If no model is attached.
@@ -195,7 +197,7 @@ class SICallback(keras.callbacks.Callback):
             ValueError: If no model is attached.
         """
         detach(self.model, self._attached())
-        self._optimizer = self._task_ended_on = None
+        self._optimizer = None
 
     # Hooks.
 
@@ -223,7 +225,9 @@ class SICallback(keras.callbacks.Callback):
             self._attach()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        backend.call_last_in_this_fit(self.model, self._end_fit, owner=self)
+        self._is_called_last = backend.call_last_in_this_fit(
+            self.model, self._end_fit, owner=self
+        )
         if self._optimizer is not None:
             self._begin_fit()
 
@@ -252,17 +256,22 @@ class SICallback(keras.callbacks.Callback):
         self._begin_epoch()
 
     def _begin_fit(self) -> None:
-        optimizer = self._attached()
-        if optimizer.in_fit and as_int(optimizer.state.steps):
+        if self._continues:
             diagnostics.warn_of_interrupted_fit()
-        optimizer.in_fit = self._consolidate in ("train_end", "epoch_end")
+            self._state.due.assign(0)
+        self._state.fit = Fit.RUNNING if self._ends_tasks else Fit.NONE
+
+    @property
+    def _ends_tasks(self) -> bool:
+        return self._consolidate in ("train_end", "epoch_end")
 
     def _begin_epoch(self) -> None:
+        state = self._state
         self._end_task_if_due()
-        if self._consolidate == "epoch_end" and as_int(self._state.steps):
+        if self._consolidate == "epoch_end" and state.steps_of_task():
             self._consolidate_now()
-        self._state.refresh_penalties()
-        self._heard = self._heard_steps()
+        state.refresh_penalties()
+        self._counts_at_begin = self._counts()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if not self._epoch_has_begun:
@@ -270,32 +279,32 @@ class SICallback(keras.callbacks.Callback):
         state = self._state
         if logs is not None:
             logs["si_penalty"] = state.penalty()
-        if self._heard is not None and self._heard_steps() == self._heard:
+        counts = self._counts()
+        if counts is not None and counts == self._counts_at_begin:
             diagnostics.warn_of_no_step()
-        diagnostics.warn_of_nonfinite(state)
+        self._is_broken = diagnostics.warn_of_nonfinite(state)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        if self._optimizer is None:
+        if self._optimizer is None or not self._epoch_has_begun:
             return
-        if self._consolidate not in ("train_end", "epoch_end"):
-            return
-        if diagnostics.nonfinite_weights(self._state):
-            return  # which was said; the task has not come to its end
-        if not np.isfinite((logs or {}).get("loss", 0.0)):
+        if not self._ends_tasks:
+            diagnostics.warn_of_doubts(self.model, self._state, self._warned)
+        elif self._is_broken:
+            pass  # which was said: the task has not come to its end
+        elif not np.isfinite((logs or {}).get("loss", 0.0)):
             diagnostics.warn_of_nonfinite_loss()
-            return
-        # Remembered twice: a model that another callback saves now is loaded
-        # with its task ended, and a checkpoint that is loaded after the `fit`
-        # may be from before the end.
-        self._state.due.assign(1)
-        self._task_ended_on = weakref.ref(self.model)
-        self._attached().was_loaded = self._attached().in_fit = False
+        else:
+            # What another callback saves now, is of a task that has ended.
+            self._state.due.assign(1)
+            if not self._is_called_last:
+                self._end_fit()
 
     def _end_fit(self) -> None:
         """After all other callbacks' `on_train_end`: they may set weights."""
+        self._is_called_last = False
         if self._optimizer is not None and as_int(self._state.due):
-            if not diagnostics.nonfinite_weights(self._state):
-                self._consolidate_now()
+            self._state.fit = Fit.ENDED
+            self._consolidate_now()
 
     # Attaching.
 
@@ -307,9 +316,15 @@ class SICallback(keras.callbacks.Callback):
             self._damping,
             every if isinstance(every, int) else None,
         )
+        state = self._state
         self._end_task_if_due()
-        self._state.strength.assign(self._strength)
-        self._state.refresh_penalties()
+        self._continues = (
+            self._ends_tasks
+            and state.fit is Fit.RUNNING
+            and state.steps_of_task() > 0
+        )
+        state.strength.assign(self._strength)
+        state.refresh_penalties()
 
     def _tracks(self, variable: keras.Variable, name: str) -> bool:
         include, exclude = self._include, self._exclude
@@ -337,31 +352,25 @@ class SICallback(keras.callbacks.Callback):
         return self._attached().state
 
     def _end_task_if_due(self) -> None:
-        """Carries out a consolidation that could not be done when `fit` ended.
+        """Carries out a consolidation that was not done when `fit` ended.
 
         The model was saved between a task's end and its consolidation, or a
         checkpoint from before the end was loaded after it.
         """
-        optimizer = self._attached()
-        state = optimizer.state
-        diagnostics.check_not_erased(state)
-        loaded = (
-            self._task_ended_on is not None
-            and self._task_ended_on() is self.model
-            and optimizer.was_loaded
-        )
-        if as_int(state.due) or (loaded and as_int(state.steps)):
-            optimizer.was_loaded = False
+        state = self._state
+        state.check_not_erased()
+        if as_int(state.due) and state.fit is not Fit.RUNNING:
             self._consolidate_now()
 
     def _consolidate_now(self, stacklevel: int = 2) -> None:
         state = self._state
-        diagnostics.check_task_end(self.model, state, self._warned, stacklevel)
+        diagnostics.check_task_end(state, stacklevel)
+        diagnostics.warn_of_doubts(self.model, state, self._warned, stacklevel)
         state.consolidate()
         # The weights are at their reference now.
         state.penalties.assign(0 * state.penalties)
 
-    def _heard_steps(self) -> list[float] | None:
+    def _counts(self) -> list[float] | None:
         """Returns counts that a step changes, also one that was skipped."""
         optimizer = self._attached()
         if optimizer.gradient_accumulation_steps:

@@ -1,14 +1,13 @@
 """What a user is told: SI should never be without effect in silence."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import keras
 from keras import ops
 
 from keras_si import backend
-from keras_si.equations import Tensor
-from keras_si.state import SIState, as_int
+from keras_si.state import SIState
 
 
 def _warn(message: str, stacklevel: int = 3) -> None:
@@ -18,40 +17,19 @@ def _warn(message: str, stacklevel: int = 3) -> None:
 # When a model is attached.
 
 
-def check_not_erased(state: SIState) -> None:
-    """Refuses to go on with state that somebody has zeroed."""
-    if state.is_erased():
-        raise ValueError(
-            "SI's state was erased: all variables of `model.optimizer` were "
-            "set to 0, and importance, reference and strength are among them. "
-            "Use `si.reset_optimizer()` to reset the moments of your own "
-            "optimizer alone. What is lost comes back if you load it from a "
-            "file, or call `si.detach()` and begin again."
-        )
-
-
-def warn_of_lora(
-    state: SIState, others: dict[str, Sequence[Tensor] | None]
-) -> None:
+def warn_of_lora(state: SIState, important: list[str]) -> None:
     """The importance of a frozen kernel does not hold its LoRA.
 
     Args:
         state: The `SIState`, which tracks LoRA's matrices.
-        others: omega, Omega and theta~ of the model's other variables, or
-            `None`, by name.
+        important: The names of frozen variables that have importance.
     """
     layers = {
         name.rpartition("/")[0]
         for name, variable in zip(state.names, state.variables, strict=True)
         if variable.name.startswith("lora_")
     }
-    held = [
-        name
-        for name, known in others.items()
-        if name.rpartition("/")[0] in layers
-        and known is not None
-        and bool(ops.any(ops.convert_to_tensor(known[1])))
-    ]
+    held = [n for n in important if n.rpartition("/")[0] in layers]
     if held:
         _warn(
             f"{held} are frozen under LoRA, so their importance protects "
@@ -76,9 +54,10 @@ def warn_of_newcomers(newcomers: list[str]) -> None:
 def warn_of_interrupted_fit() -> None:
     _warn(
         "the `fit` before this one has not ended its task: it was interrupted, "
-        "or its loss was not finite. This `fit` continues that task, with its "
-        "path integral and its reference. If it brings a new task, call "
-        "`si.consolidate()` before it."
+        "its loss was not finite, it still runs, or the model was saved within "
+        "it. This `fit` continues that task, with its path integral and its "
+        "reference. If it brings a new task, call `si.consolidate()` before "
+        "it."
     )
 
 
@@ -96,9 +75,12 @@ def warn_of_nonfinite_loss() -> None:
     )
 
 
-def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> None:
-    """Says what is not finite, and drops it from the path integral."""
-    dropped = _drop_nonfinite(state)
+def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> bool:
+    """Says what is not finite. Returns whether weights are.
+
+    It is zeroed in the path integral.
+    """
+    dropped = state.drop_nonfinite()
     if dropped:
         where = ", ".join(f"{n} in '{name}'" for name, n in dropped.items())
         _warn(
@@ -107,7 +89,7 @@ def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> None:
             "or clip the gradients.",
             stacklevel,
         )
-    broken = nonfinite_weights(state)
+    broken = state.nonfinite_weights()
     if broken:
         _warn(
             "there are NaN or infinite values in the weights of "
@@ -116,6 +98,7 @@ def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> None:
             f"are finite again.{_too_strong(state)}",
             stacklevel,
         )
+    return bool(broken)
 
 
 def _too_strong(state: SIState) -> str:
@@ -136,35 +119,40 @@ def _too_strong(state: SIState) -> str:
 # When a task ends.
 
 
-def check_task_end(
-    model: keras.Model, state: SIState, said: set[str], stacklevel: int
+def check_task_end(state: SIState, stacklevel: int) -> None:
+    """Refuses to consolidate weights that are not finite."""
+    state.check_not_erased()
+    if warn_of_nonfinite(state, stacklevel + 1):
+        raise ValueError(
+            "Cannot consolidate: there are NaN or infinite values in the "
+            "weights. Importance and reference are kept as they were. Restore "
+            "finite weights (for instance with `model.load_weights`), then "
+            "continue."
+        )
+
+
+def warn_of_doubts(
+    model: keras.Model,
+    state: SIState,
+    already_warned: set[str],
+    stacklevel: int = 3,
 ) -> None:
-    """Refuses to consolidate weights that are not finite; warns of the rest.
+    """Warns of what makes SI wrong or useless, of each thing once.
 
     Args:
         model: The model.
-        state: Its `SIState`, before the consolidation.
-        said: What was said already: each is said once.
+        state: Its `SIState`, before the task is consolidated.
+        already_warned: What it was warned of; it is added to.
         stacklevel: That of the warnings, counted from the caller.
     """
-    check_not_erased(state)
-    warn_of_nonfinite(state, stacklevel + 1)
-    broken = nonfinite_weights(state)
-    if broken:
-        raise ValueError(
-            "Cannot consolidate: there are NaN or infinite values in the "
-            f"weights of {broken}. Importance and reference are kept as "
-            "they were. Restore finite weights (for instance with "
-            "`model.load_weights`), then continue."
-        )
     for topic, message in _doubts(model, state):
-        if topic not in said:
-            said.add(topic)
+        if topic not in already_warned:
+            already_warned.add(topic)
             _warn(message, stacklevel)
 
 
 def _doubts(model: keras.Model, state: SIState) -> Iterable[tuple[str, str]]:
-    if as_int(state.steps) == 1:
+    if state.steps_of_task() == 1:
         yield (
             "one step",
             "the task that ends had one optimizer step. With one step a task "
@@ -172,14 +160,14 @@ def _doubts(model: keras.Model, state: SIState) -> Iterable[tuple[str, str]]:
             "its reference, the gradient of the penalty is 0. Let a task have "
             "several steps (smaller batches, more epochs).",
         )
-    unheard = _unheard(state)
-    if unheard:
+    moved = state.moved_unheard()
+    if moved:
         yield (
             "unheard",
-            f"{unheard} moved, but no step of theirs was heard: their path "
-            "integral is exactly 0, so they gain no importance. Either another "
-            "optimizer moved them (a second one, or the one that the model was "
-            "compiled with: use `model.optimizer`), or their weights were set.",
+            f"{moved} moved, but no step of theirs was heard, so they gain no "
+            "importance. Either another optimizer moved them (a second one, or "
+            "the one that the model was compiled with: use "
+            "`model.optimizer`), or their weights were set.",
         )
     layers = [
         layer.path
@@ -196,34 +184,3 @@ def _doubts(model: keras.Model, state: SIState) -> Iterable[tuple[str, str]]:
             "`compile`) after the first task, or use LayerNormalization or "
             "GroupNormalization.",
         )
-
-
-def nonfinite_weights(state: SIState) -> list[str]:
-    """Returns the names of variables that hold NaN or infinity."""
-    return [
-        name
-        for slot, name in enumerate(state.names)
-        if not bool(ops.all(ops.isfinite(state.weights(slot))))
-    ]
-
-
-def _drop_nonfinite(state: SIState) -> dict[str, int]:
-    """Zeroes what is not finite in omega; returns its count by name."""
-    dropped = {}
-    for name, omega in zip(state.names, state.path_integrals, strict=True):
-        value = ops.convert_to_tensor(omega)
-        finite = ops.isfinite(value)
-        if not bool(ops.all(finite)):
-            dropped[name] = int(ops.sum(ops.cast(~finite, "int32")))
-            omega.assign(ops.where(finite, value, ops.zeros_like(value)))
-    return dropped
-
-
-def _unheard(state: SIState) -> list[str]:
-    """Returns the names of variables that moved, and no step was heard."""
-    return [
-        name
-        for slot, name in enumerate(state.names)
-        if not bool(ops.any(state.path_integrals[slot] != 0))
-        and bool(ops.any(state.weights(slot) != state.references[slot]))
-    ]

@@ -11,7 +11,8 @@ from keras import ops
 
 from keras_si import backend, replicas, saving
 from keras_si.equations import Tensor
-from keras_si.state import SIState
+from keras_si.links import link
+from keras_si.state import Fit, SIState, as_int
 
 # What every optimizer of Keras can be told.
 _SETTINGS = (
@@ -48,9 +49,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
         state: The `SIState`, once built.
         is_used: Whether a callback drives it, or it was loaded with state. A
             copy made from its config is not: it trains as the inner optimizer
-            does, and its state is no one's.
-        was_loaded: Whether its state was loaded since a task ended.
-        in_fit: Whether a `fit` with a callback runs, or was interrupted.
+            does, and its state is unused.
     """
 
     state: SIState
@@ -65,9 +64,11 @@ class SIOptimizer(keras.optimizers.Optimizer):
         name: str | None = None,
     ) -> None:
         super().__init__(learning_rate=0.0, name=name)
+        for setting in _SETTINGS:  # those of the inner optimizer count
+            self.__dict__.pop(setting)
         self.consolidate_every = consolidate_every
         self.tracked = None if tracked is None else list(tracked)
-        self.is_used = self.was_loaded = self.in_fit = False
+        self.is_used = False
         self._initial_strength = strength
         self.damping = damping
         self._misfit: str | None = None
@@ -109,11 +110,12 @@ class SIOptimizer(keras.optimizers.Optimizer):
             self._var_key(variable): slot
             for slot, variable in enumerate(self.state.variables)
         }
+        # Keras's `build` makes averages and sums of its own where these say so.
+        hidden = {"use_ema": False, "gradient_accumulation_steps": None}
+        self.__dict__.update(hidden)
         super().build(variables)
-        # From here on its settings are the inner optimizer's. Before, Keras's
-        # `build` must see none, or it makes averages and sums of its own.
-        for name in _SETTINGS:
-            self.__dict__.pop(name, None)
+        for setting in hidden:
+            self.__dict__.pop(setting)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -159,7 +161,10 @@ class SIOptimizer(keras.optimizers.Optimizer):
             for i in present
         ]
         gradients = replicas.sum_over_replicas(gradients)
-        self.state.follow_weights()
+        keys = [self._var_key(variables[i]) for i in present]
+        slots = [self._slots[key] for key in keys if key in self._slots]
+        if slots:
+            self.state.follow_weights(slots)
         with replicas.already_summed(self.inner_optimizer):
             backend.run_update(update, gradients, self._compiled_updates, key)
 
@@ -185,9 +190,9 @@ class SIOptimizer(keras.optimizers.Optimizer):
         stepped = ops.not_equal(self.inner_optimizer.iterations, iterations)
         for slot, gradient in task_gradients.items():
             state.accumulate(slot, gradient, before[slot], stepped)
-        state.count_step(stepped)
-        if self.consolidate_every is not None:
-            state.consolidate(state.steps >= self.consolidate_every)
+        state.count_step(before, stepped)
+        if self.consolidate_every is not None and self.is_used:
+            state.consolidate_after(self.consolidate_every)
         state.refresh_penalties()
 
     def configure(self, damping: float, consolidate_every: int | None) -> bool:
@@ -292,9 +297,13 @@ class SIOptimizer(keras.optimizers.Optimizer):
             )
         else:
             saving.load(self.state, self._variables, store)
-            self.is_used = self.was_loaded = True
+            self.is_used = True
             # So that a new `compile`, and `model.losses`, know of the state.
-            self.state.attach()
+            link(self.state)
+            if self.state.steps_of_task() and self.state.fit is Fit.ENDED:
+                self.state.due.assign(1)  # a checkpoint from before the end
+            ended = as_int(self.state.due)
+            self.state.fit = Fit.ENDED if ended else Fit.RUNNING
 
     def get_config(self) -> dict[str, Any]:
         strength = self._initial_strength

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_si import backend, equations
+from keras_si import equations
 from keras_si.arguments import check_importance, check_strength
 from keras_si.equations import Tensor
 
@@ -100,50 +100,6 @@ class SIRegularizer(keras.regularizers.Regularizer):
             if self.previous is not None
             else None,
         }
-
-
-class TrackedRegularizer(SIRegularizer):
-    """Puts the penalty of a tracked variable into `model.losses`.
-
-    Its value carries no gradient: the optimizer adds that itself, in closed
-    form.
-
-    Args:
-        state: The `SIState` that tracks the variable.
-        slot: The variable's slot there.
-        previous: The regularizer that the variable had before, or `None`.
-    """
-
-    def __init__(
-        self,
-        state: Any,
-        slot: int,
-        previous: keras.regularizers.Regularizer | None,
-    ) -> None:
-        super().__init__(
-            state.strength,
-            state.importances[slot],
-            state.references[slot],
-            previous,
-        )
-        self.state, self.slot = state, slot
-
-    def penalty(self, x: Tensor) -> Tensor:
-        if self.state.known_penalties is not None:
-            penalty = self.state.known_penalties[self.slot]
-        elif backend.is_traced(x):
-            # SI's variables would be constants there: under JAX, `evaluate`
-            # shows the task's loss.
-            penalty = 0.0
-        else:
-            penalty = ops.stop_gradient(super().penalty(x))
-        # Keras adds up losses of one type only.
-        wide = keras.config.floatx() == "float64"
-        return ops.cast(penalty, "float64" if wide else "float32")
-
-    def known(self) -> tuple[keras.Variable, ...]:
-        """Returns omega, Omega and theta~ of the variable."""
-        return tuple(arrays[self.slot] for arrays in self.state.arrays)
 
 
 def _as_state(value: Tensor) -> Tensor:

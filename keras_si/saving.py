@@ -3,6 +3,7 @@
 Keras gives an optimizer a `store`, a dict of arrays, to write and to read.
 """
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +12,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_si.links import link_of
 from keras_si.state import SIState
 
-# Positions in `model.weights` of frozen variables that have importance; a
-# store without it is of another optimizer.
+# Frozen variables of which SI knows: positions in `model.weights` and the ends
+# of their paths, as JSON. A store without it is of another optimizer.
 FROZEN = "frozen"
 
 
@@ -22,14 +24,26 @@ def save(
     state: SIState, variables: Sequence[keras.Variable], store: dict[str, Any]
 ) -> None:
     """Writes `variables`, all those of `state`, and what is frozen."""
+    state.check_not_erased()
     merged = _merged_by_keras(state)
     for index, variable in enumerate(variables):
         array = ops.convert_to_numpy(variable)
         store[str(index)] = 0 * array if id(variable) in merged else array
-    store[FROZEN] = np.array(list(state.frozen), "int32")
-    for position, known in state.frozen.items():
+    frozen = dict(state.loaded)
+    for position, variable in state.others:
+        found = link_of(variable)
+        if found is not None and not variable.trainable:
+            frozen[position] = end_of_path(variable), found.known()
+    ends = {position: end for position, (end, _) in frozen.items()}
+    store[FROZEN] = np.frombuffer(json.dumps(ends).encode(), "uint8")
+    for position, (_, known) in frozen.items():
         for part, array in enumerate(known):
             store[f"{FROZEN}_{position}_{part}"] = ops.convert_to_numpy(array)
+
+
+def end_of_path(variable: keras.Variable) -> str:
+    """Returns layer and variable: what stays the same in a loaded model."""
+    return "/".join(variable.path.split("/")[-2:])
 
 
 def _merged_by_keras(state: SIState) -> set[int]:
@@ -84,13 +98,15 @@ def load(
             f"arrays, expected {len(variables)}"
             f"{'; ' + problems[0] if problems else ''}. Load it into the "
             "model it was saved from, with the same layers trainable and the "
-            "same `include` and `exclude`. SI's state is unchanged."
+            "same `include` and `exclude`. SI's state is unchanged; Keras may "
+            "have loaded the model's weights."
         )
     for index, variable in enumerate(variables):
         variable.assign(store[str(index)])
-    state.frozen = {
-        int(position): [
-            np.array(store[f"{FROZEN}_{position}_{part}"]) for part in range(3)
-        ]
-        for position in np.array(store[FROZEN])
+    state.loaded = {
+        int(position): (
+            end,
+            [np.array(store[f"{FROZEN}_{position}_{i}"]) for i in range(3)],
+        )
+        for position, end in json.loads(bytes(np.array(store[FROZEN]))).items()
     }

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import enum
+from collections.abc import Container, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_si import backend, equations
 from keras_si.arguments import unique_names
 from keras_si.equations import Tensor
-from keras_si.regularizer import TrackedRegularizer
 from keras_si.replicas import assign
 
-# Values of `SIState.phase`: no step was heard yet, or some. 0 is none of them:
-# then somebody has zeroed all variables of the optimizer.
-FOLLOWING, BEGUN = 1, 2
+
+class Fit(enum.Enum):
+    """What is known of the last `fit` in which a callback ended tasks."""
+
+    NONE = enum.auto()
+    RUNNING = enum.auto()  # or interrupted
+    ENDED = enum.auto()
 
 
 class SIState:
@@ -40,11 +45,12 @@ class SIState:
         references: theta~, likewise; the weights of now until the first step.
         strength: c, a scalar variable.
         damping: xi, a scalar variable.
-        phase: `FOLLOWING` until SI hears the first step: weights that are set
-            or loaded before are where the first task starts. Then `BEGUN`.
+        steps: Optimizer steps since the last consolidation in which each
+            variable had a gradient, shape `(len(variables),)`. -1 until the
+            first: so long theta~ follows the weights, since weights that are
+            set or loaded before are where the first task starts.
         due: 1 when a task has ended and its consolidation is still to be
             done, else 0.
-        steps: Optimizer steps since the last consolidation.
         penalties: What each variable's penalty is at the weights of now,
             shape `(len(variables),)`. The update computes it while the
             weights are at hand, so the next step need not read all of the
@@ -53,10 +59,12 @@ class SIState:
             under way, likewise; none without gradient accumulation.
         known_penalties: The values of `penalties`, while a step is running,
             else `None`.
-        frozen: omega, Omega and theta~ of variables that are frozen now, by
-            the variable's position in `model.weights`. They are saved, and
-            taken up when the variable is trained again.
-        untracked: The model's other variables, by their id.
+        fit: A `Fit`; a loaded state is that of a running one.
+        others: The model's other variables, each with its position in
+            `model.weights`.
+        loaded: What a file had of variables that were frozen when it was
+            saved: by position in `model.weights`, the end of the variable's
+            path, and omega, Omega and theta~.
     """
 
     def __init__(
@@ -81,13 +89,15 @@ class SIState:
         dtype = "float64" if "float64" in dtypes else "float32"
         self.strength = self._add("strength", dtype, value=strength)
         self.damping = self._add("damping", dtype, value=damping)
-        self.phase = self._add("phase", "int32", value=FOLLOWING)
         self.due = self._add("consolidation_due", "int32")
-        self.steps = self._add("steps_since_consolidation", "int32")
+        self.steps = self._add(
+            "steps_since_consolidation", "int32", (len(variables),), value=-1
+        )
         self.penalties = self._add("penalties", dtype, (len(variables),))
         self.known_penalties: Tensor | None = None
-        self.frozen: dict[int, Sequence[Tensor]] = {}
-        self.untracked: dict[int, keras.Variable] = {}
+        self.fit = Fit.NONE
+        self.others: list[tuple[int, keras.Variable]] = []
+        self.loaded: dict[int, tuple[str, Sequence[Tensor]]] = {}
 
     def _add(
         self,
@@ -133,13 +143,19 @@ class SIState:
 
     # During a task.
 
-    def follow_weights(self) -> None:
-        """Before a step: theta~ is theta, where SI has heard no step yet."""
+    def follow_weights(self, slots: Sequence[int]) -> None:
+        """Before the first step of variables: theta~ is theta."""
+        follows = {slot: self.steps[slot] < 0 for slot in slots}
         backend.assign_if(
-            ops.equal(self.phase, FOLLOWING),
-            self.references,
+            ops.any(ops.stack(list(follows.values()))),
+            [self.references[slot] for slot in slots],
             lambda: [
-                _copy(self.weights(slot)) for slot in range(len(self.variables))
+                ops.where(
+                    follows[slot],
+                    self.weights(slot),
+                    ops.convert_to_tensor(self.references[slot]),
+                )
+                for slot in slots
             ],
         )
 
@@ -187,11 +203,15 @@ class SIState:
         )
         return total / self._accumulation_steps
 
-    def count_step(self, stepped: Tensor) -> None:
-        """Counts a call of the optimizer, if it took a step."""
-        assign(self.steps, self.steps + ops.cast(stepped, "int32"))
-        begins = ops.logical_and(stepped, ops.equal(self.phase, FOLLOWING))
-        assign(self.phase, self.phase + ops.cast(begins, "int32"))
+    def count_step(self, slots: Container[int], stepped: Tensor) -> None:
+        """Counts a call of the optimizer for these, if it took a step."""
+        heard = [slot in slots for slot in range(len(self.variables))]
+        steps = ops.convert_to_tensor(self.steps)
+        counted = ops.logical_and(stepped, ops.array(heard))
+        assign(
+            self.steps,
+            ops.where(counted, ops.maximum(steps, 0) + 1, steps),
+        )
 
     def refresh_penalties(self) -> None:
         """Computes each variable's penalty at the weights of now."""
@@ -211,51 +231,67 @@ class SIState:
 
     # At its end.
 
-    def consolidate(self, condition: Tensor | bool = True) -> None:
+    def consolidate(self) -> None:
         """Ends a task: updates Omega, moves theta~ to theta, zeroes omega.
 
-        Args:
-            condition: A scalar; where it is false, nothing is done. With a
-                tensor, within a training step, elements that are not finite
-                are left as they are: omega shows them at the epoch's end, and
-                they reach neither Omega nor theta~. Defaults to `True`, for
-                which weights and omega must be finite.
+        Weights and omega must be finite.
         """
         for slot in range(len(self.variables)):
-            weights = self.weights(slot)
-            omega, importance, reference = (
-                ops.convert_to_tensor(arrays[slot]) for arrays in self.arrays
-            )
-            values = (
-                ops.zeros_like(weights),
-                equations.consolidate(
-                    importance,
-                    omega,
-                    weights,
-                    reference,
-                    self._scalar(self.damping, slot),
-                ),
-                _copy(weights),
-            )
-            if condition is not True:
-                moved = condition & ops.isfinite(weights)
-                measured = moved & ops.isfinite(omega)
-                values = (
-                    ops.where(measured, values[0], omega),
-                    ops.where(measured, values[1], importance),
-                    ops.where(moved, values[2], reference),
-                )
-            self._assign(slot, values)
-        for count in (self.steps, self.due):
-            assign(count, ops.where(condition, 0, ops.convert_to_tensor(count)))
+            self._assign(slot, self._consolidated(slot))
+        self.steps.assign(ops.minimum(self.steps, 0))
+        self.due.assign(0)
+
+    def consolidate_after(self, steps: int) -> None:
+        """Within a training step: ends a task that had so many steps.
+
+        Elements that are not finite are left as they are: omega shows them at
+        the epoch's end, and they reach neither Omega nor theta~.
+        """
+        counts = ops.convert_to_tensor(self.steps)
+        ends = ops.max(counts) >= steps
+        for slot in range(len(self.variables)):
+            new = self._consolidated(slot)
+            now = [ops.convert_to_tensor(a[slot]) for a in self.arrays]
+            moved = ends & (counts[slot] > 0) & ops.isfinite(new[2])
+            measured = moved & ops.isfinite(now[0])
+            masks = (measured, measured, moved)
+            self._assign(slot, list(map(ops.where, masks, new, now)))
+        assign(self.steps, ops.where(ends, ops.minimum(counts, 0), counts))
+
+    def _consolidated(self, slot: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns what omega, Omega and theta~ become."""
+        weights = self.weights(slot)
+        importance = equations.consolidate(
+            ops.convert_to_tensor(self.importances[slot]),
+            ops.convert_to_tensor(self.path_integrals[slot]),
+            weights,
+            ops.convert_to_tensor(self.references[slot]),
+            self._scalar(self.damping, slot),
+        )
+        return ops.zeros_like(weights), importance, _copy(weights)
 
     @property
     def arrays(self) -> tuple[list[keras.Variable], ...]:
+        """omega, Omega and theta~."""
         return self.path_integrals, self.importances, self.references
 
     def _assign(self, slot: int, values: Sequence[Tensor]) -> None:
         for arrays, value in zip(self.arrays, values, strict=True):
             assign(arrays[slot], value)
+
+    def continue_from(self, other: SIState) -> None:
+        """Stands where another state of the same model stands in its task."""
+        other.check_not_erased()
+        self.due.assign(ops.maximum(self.due, other.due))
+        self.fit = other.fit
+        self.loaded |= other.loaded
+
+    def take_over(self, slot: int, known: Sequence[Tensor], steps: int) -> None:
+        """Takes over omega, Omega, theta~ and the steps of one variable."""
+        self._assign(slot, [_copy(ops.convert_to_tensor(a)) for a in known])
+        counts = ops.convert_to_numpy(self.steps).copy()
+        counts[slot] = steps
+        self.steps.assign(counts)
 
     # What there is to know of it.
 
@@ -263,53 +299,61 @@ class SIState:
         """Returns the penalty at the weights of now, as last computed."""
         return float(ops.convert_to_numpy(ops.sum(self.penalties)))
 
-    def is_following(self) -> bool:
-        """Whether the reference follows the weights: no step was heard."""
-        return as_int(self.phase) == FOLLOWING
+    def counts(self) -> np.ndarray:
+        """Returns `steps` as an array."""
+        return ops.convert_to_numpy(self.steps)
 
-    def knows(self) -> bool:
-        """Whether any weight has importance."""
+    def steps_of_task(self) -> int:
+        """Returns the number of optimizer steps since the consolidation."""
+        return max(int(self.counts().max()), 0)
+
+    def had_beside(self, variable: keras.Variable) -> bool:
+        """Whether a task was learned with a variable that was not tracked."""
+        beside = {id(each) for _, each in self.others}
+        return id(variable) in beside and self.has_importance()
+
+    def has_importance(self) -> bool:
         return any(bool(ops.any(each != 0)) for each in self.importances)
 
-    def is_erased(self) -> bool:
-        """Whether somebody has zeroed all of the optimizer's variables."""
-        return as_int(self.phase) == 0
+    def check_not_erased(self) -> None:
+        """Refuses to go on with state that somebody has zeroed."""
+        if not float(ops.convert_to_numpy(self.damping)):
+            raise ValueError(
+                "SI's state was erased: all variables of `model.optimizer` "
+                "were set to 0, and importance, reference and strength are "
+                "among them. Use `si.reset_optimizer()` to reset the moments "
+                "of your own optimizer alone. What is lost comes back if you "
+                "load it from a file; or call `si.detach()` and begin again."
+            )
 
-    # The regularizers of its variables, by which it is found again.
+    def nonfinite_weights(self) -> list[str]:
+        """Returns the names of variables that hold NaN or infinity."""
+        return [
+            name
+            for slot, name in enumerate(self.names)
+            if not bool(ops.all(ops.isfinite(self.weights(slot))))
+        ]
 
-    def attach(self) -> None:
-        """Puts a regularizer on every tracked variable."""
-        for slot, variable in enumerate(self.variables):
-            previous = variable.regularizer
-            if isinstance(previous, TrackedRegularizer):
-                previous = previous.previous
-            variable.regularizer = TrackedRegularizer(self, slot, previous)
+    def drop_nonfinite(self) -> dict[str, int]:
+        """Zeroes what is not finite in omega; returns its count by name."""
+        dropped = {}
+        for name, omega in zip(self.names, self.path_integrals, strict=True):
+            value = ops.convert_to_tensor(omega)
+            finite = ops.isfinite(value)
+            if not bool(ops.all(finite)):
+                dropped[name] = int(ops.sum(ops.cast(~finite, "int32")))
+                omega.assign(ops.where(finite, value, ops.zeros_like(value)))
+        return dropped
 
-    def adopt(self, slot: int, other: SIState, known: Sequence[Tensor]) -> None:
-        """Takes over omega, Omega and theta~ of one variable, and where
-        the other state stands within its task."""
-        self._assign(slot, [_copy(ops.convert_to_tensor(a)) for a in known])
-        for name in ("phase", "due", "steps"):
-            mine, others = getattr(self, name), getattr(other, name)
-            mine.assign(ops.maximum(mine, others))
-
-    def is_attached(self) -> bool:
-        """Whether every tracked variable has its regularizer of this state."""
-        return all(_is_of(self, variable) for variable in self.variables)
-
-    def detach(self) -> None:
-        """Gives every variable the regularizer back that it had before."""
-        for variable in self.variables:
-            if _is_of(self, variable):
-                variable.regularizer = variable.regularizer.previous
-
-
-def _is_of(state: SIState, variable: keras.Variable) -> bool:
-    regularizer = variable.regularizer
-    return (
-        isinstance(regularizer, TrackedRegularizer)
-        and regularizer.state is state
-    )
+    def moved_unheard(self) -> list[str]:
+        """Returns the names of variables that moved without a gradient."""
+        counts = self.counts()
+        return [
+            name
+            for slot, name in enumerate(self.names)
+            if counts[slot] <= 0
+            and bool(ops.any(self.weights(slot) != self.references[slot]))
+        ]
 
 
 def as_int(variable: keras.Variable) -> int:

@@ -123,6 +123,29 @@ def test_state_that_was_zeroed_with_the_moments_is_refused(then):
             si.get_importance()
 
 
+def test_state_that_was_zeroed_is_not_lost_in_a_compile_or_a_file(tmp_path):
+    model = compile_model(make_model())
+    si = SICallback()
+    fit(model, make_tasks(1)[0], si)
+    for variable in model.optimizer.variables:
+        variable.assign(np.zeros(variable.shape, variable.dtype))
+    with pytest.raises(ValueError, match="erased"):
+        model.save(tmp_path / "model.keras")
+    compile_model(model)
+    with pytest.raises(ValueError, match="erased"):
+        si.set_model(model)
+
+
+def test_a_setting_that_is_written_before_the_model_is_built_is_kept():
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    SICallback().set_model(model)
+    other = type(model.optimizer).from_config(model.optimizer.get_config())
+    other.clipnorm = 0.5
+    other.build(model.trainable_variables)
+    assert other.clipnorm == other.inner_optimizer.clipnorm == 0.5
+    assert other.use_ema is False
+
+
 # Copies of an SI optimizer, and of a model that has one.
 
 
@@ -173,11 +196,14 @@ def by_config(model):
     return other
 
 
+@pytest.mark.parametrize("consolidate", ["train_end", 2])
 @pytest.mark.parametrize("make", [clone, by_config])
-def test_a_clone_trains_as_without_si_until_a_callback_is_passed(make):
+def test_a_clone_trains_as_without_si_until_a_callback_is_passed(
+    make, consolidate
+):
     first, second = make_tasks(2)
     model = compile_model(make_model(), keras.optimizers.SGD(0.1))
-    fit(model, first, SICallback(strength=50.0))
+    fit(model, first, SICallback(strength=50.0, consolidate=consolidate))
     cloned = make(model)
     assert cloned.optimizer is not None
     plain = compile_model(make_model(), keras.optimizers.SGD(0.1))
@@ -304,6 +330,39 @@ def test_frozen_layers_keep_their_importance_in_a_file(tmp_path):
     )
 
 
+def test_a_layer_of_another_model_does_not_get_what_a_frozen_one_knows():
+    first, second = make_tasks(2)
+    model = compile_model(make_model())
+    fit(model, first, SICallback())
+    model.layers[-1].trainable = False
+    compile_model(model)
+    SICallback().set_model(model)
+    layers = [*model.layers[:-1], keras.layers.Dense(SIZES[-1])]
+    other = compile_model(keras.Sequential([keras.Input((SIZES[0],)), *layers]))
+    si = SICallback()
+    si.set_model(other)
+    *_, kernel, bias = si.get_importance().values()
+    assert kernel.max() == bias.max() == 0
+    *_, kernel, bias = si.get_reference().values()
+    np.testing.assert_array_equal(kernel, other.get_weights()[-2])
+
+
+def test_detach_takes_si_from_frozen_layers_too():
+    first, second = make_tasks(2)
+    model = compile_model(make_model())
+    si = SICallback()
+    fit(model, first, si)
+    model.layers[0].trainable = False
+    compile_model(model)
+    fit(model, second, si)
+    si.detach()
+    assert [v.regularizer for v in model.weights] == [None] * 6
+    model.layers[0].trainable = True
+    compile_model(model)
+    si.set_model(model)
+    assert flat(si.get_importance()).max() == 0
+
+
 def test_a_layer_that_joins_later_is_named_once():
     first, second = make_tasks(2)
     model = make_model()
@@ -382,6 +441,33 @@ def test_moving_statistics_are_warned_of_once():
     with pytest.warns(UserWarning, match="moving statistics.*norm.*Freeze"):
         fit(model, first, si)
     fit(model, second, si)
+
+
+def test_moving_statistics_are_warned_of_in_a_stream():
+    model = normalized(keras.layers.BatchNormalization(name="norm"))
+    with pytest.warns(UserWarning, match="moving statistics.*norm.*Freeze"):
+        fit(model, make_tasks(1)[0], SICallback(consolidate=2))
+
+
+def test_a_head_whose_samples_count_nothing_is_no_other_optimizers():
+    """Its gradient is 0, and Adam's momentum moves it."""
+    inputs = keras.Input((SIZES[0],))
+    heads = [keras.layers.Dense(3, name=name)(inputs) for name in ("a", "b")]
+    model = keras.Model(inputs, heads)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), [loss, loss])
+    x, y = make_tasks(1)[0]
+    si = SICallback()
+    for weights in ((1.0, 1.0), (1.0, 0.0)):
+        shares = [np.full(len(x), weight) for weight in weights]
+        model.fit(
+            x,
+            [y, y],
+            batch_size=8,
+            sample_weight=shares,
+            verbose=0,
+            callbacks=[si],
+        )
 
 
 def test_frozen_statistics_and_other_normalizations_are_fine():

@@ -39,8 +39,8 @@ def test_the_core_needs_keras_and_numpy_only():
 def test_imports_point_one_way():
     order = [
         *("equations", "metrics", "masking", "arguments", "replicas"),
-        *("backend", "regularizer", "state", "saving", "optimizer"),
-        *("diagnostics", "attach", "callback", "__init__"),
+        *("backend", "regularizer", "state", "links", "saving"),
+        *("optimizer", "diagnostics", "attach", "callback", "__init__"),
     ]
     assert {path.stem for path in CORE.glob("*.py")} == set(order)
     for position, name in enumerate(order):

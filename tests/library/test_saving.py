@@ -99,7 +99,7 @@ def test_loading_state_that_does_not_fit_names_the_variable(tmp_path):
     [
         (None, r"1_bias_importance' has shape \(7,\), .* none"),
         (np.zeros(4), r"1_bias_importance' has shape \(7,\), .* \(4,\)"),
-        ("one more", r"holds 21 arrays, expected 20\. "),
+        ("one more", r"holds 20 arrays, expected 19\. "),
     ],
 )
 def test_arrays_that_do_not_fit_are_named_and_nothing_is_loaded(array, message):

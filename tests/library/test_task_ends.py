@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference_si as oracle
 from helpers import (
+    SIZES,
     assert_matches_oracle,
     compile_model,
     fit,
@@ -222,16 +223,113 @@ def test_weights_set_before_a_loop_of_the_users_own(mode):
     assert_matches_oracle(model, si, reference)
 
 
+def test_a_new_head_starts_from_the_weights_that_it_is_given():
+    """The trunk was trained before; the head is the first task's of its own."""
+    first, second = make_tasks(2)
+    model, si, reference = start()
+    fit(model, first, si)
+    learn(reference, first)
+    head = keras.layers.Dense(SIZES[-1], name="new_head")
+    other = compile_model(
+        keras.Sequential([keras.Input((SIZES[0],)), *model.layers[:-1], head]),
+        keras.optimizers.SGD(0.1),
+    )
+    si = SICallback(STRENGTH, DAMPING)
+    si.set_model(other)
+    weights = [w + 0.5 for w in head.get_weights()]
+    head.set_weights(weights)
+    reference.weights[-2:] = [np.float64(w) for w in weights]
+    reference.reference[-2:] = [np.float64(w) for w in weights]
+    for array in reference.importance[-2:]:
+        array[:] = 0
+    fit(other, second, si)
+    learn(reference, second)
+    assert_matches_oracle(other, si, reference)
+
+
+# Checkpoints, and looking at the wrong moment.
+
+
+@pytest.mark.parametrize("then", ["fit", "compile", "new callback"])
+def test_the_best_checkpoint_of_a_fit_is_where_its_task_ends(tmp_path, then):
+    model, si, reference = start()
+    first, second = make_tasks(2)
+    path = tmp_path / "epoch_{epoch}.weights.h5"
+    save = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+    fit(model, first, si, save)
+    oracle.fit(reference, np.float64(first[0]), first[1], 8, 1)
+    reference.consolidate()
+    model.load_weights(tmp_path / "epoch_1.weights.h5")
+    if then == "compile":
+        compile_model(model, keras.optimizers.SGD(0.1))
+    if then != "fit":
+        si = SICallback(STRENGTH, DAMPING)
+    fit(model, second, si)
+    learn(reference, second)
+    assert_matches_oracle(model, si, reference)
+
+
+@pytest.mark.filterwarnings("ignore:.*continues that task")
+def test_a_backup_restored_in_the_same_process_ends_no_task(tmp_path):
+    tasks = make_tasks(2)
+    model, si, reference = start()
+    for task in tasks:
+        learn(reference, task)
+    fit(model, tasks[0], si)
+    for crash in (True, False):
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        if crash:
+            stop = BreakOff(batch=0, epoch=1)
+            with pytest.raises(KeyboardInterrupt):
+                fit(model, tasks[1], backup, si, stop)
+        else:
+            fit(model, tasks[1], backup, si)
+    assert_matches_oracle(model, si, reference)
+
+
+@pytest.mark.parametrize("look", [True, False])
+def test_looking_when_fit_ends_does_not_end_the_task_early(look):
+    model, si, _ = start()
+    left = other_weights(model)
+
+    class Look(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            si.get_importance()
+
+    callbacks = [si, *[Look()] * look, SetWeights("on_train_end", left)]
+    fit(model, make_tasks(1)[0], *callbacks)
+    for a, b in zip(si.get_reference().values(), left, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_history_of_the_users_own_may_stand_anywhere(position):
+    model, si, _ = start()
+    left = other_weights(model)
+    callbacks = [si]
+    callbacks.insert(position, keras.callbacks.History())
+    if position != 0:
+        callbacks.insert(1, SetWeights("on_train_end", left))
+    fit(model, make_tasks(1)[0], *callbacks)
+    ended = model.get_weights()
+    model.set_weights(other_weights(model, seed=2))
+    for a, b in zip(si.get_reference().values(), ended, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # What is no end.
 
 
 class BreakOff(keras.callbacks.Callback):
-    def __init__(self, batch=1):
+    def __init__(self, batch=1, epoch=0):
         super().__init__()
-        self.batch = batch
+        self.moment, self.epoch = (epoch, batch), None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch == self.batch:
+        if (self.epoch, batch) == self.moment:
             raise KeyboardInterrupt
 
 

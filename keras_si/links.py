@@ -1,0 +1,103 @@
+"""The regularizers of tracked variables: by them a variable finds its state.
+
+State lives in the optimizer, which `compile` replaces; the variables stay.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import keras
+from keras import ops
+
+from keras_si import backend
+from keras_si.equations import Tensor
+from keras_si.regularizer import SIRegularizer
+from keras_si.state import SIState
+
+
+class TrackedRegularizer(SIRegularizer):
+    """Puts the penalty of a tracked variable into `model.losses`.
+
+    Its value carries no gradient: the optimizer adds that itself, in closed
+    form.
+
+    Args:
+        state: The `SIState` that tracks the variable.
+        slot: The variable's slot there.
+        previous: The regularizer that the variable had before, or `None`.
+    """
+
+    def __init__(
+        self,
+        state: SIState,
+        slot: int,
+        previous: keras.regularizers.Regularizer | None,
+    ) -> None:
+        super().__init__(
+            state.strength,
+            state.importances[slot],
+            state.references[slot],
+            previous,
+        )
+        self.state, self.slot = state, slot
+
+    def penalty(self, x: Tensor) -> Tensor:
+        if self.state.known_penalties is not None:
+            penalty = self.state.known_penalties[self.slot]
+        elif backend.is_traced(x):
+            # SI's variables would be constants there: under JAX, `evaluate`
+            # shows the task's loss.
+            penalty = 0.0
+        else:
+            penalty = ops.stop_gradient(super().penalty(x))
+        # Keras adds up losses of one type only.
+        wide = keras.config.floatx() == "float64"
+        return ops.cast(penalty, "float64" if wide else "float32")
+
+    def known(self) -> Sequence[Tensor]:
+        """Returns omega, Omega and theta~ of the variable."""
+        return [arrays[self.slot] for arrays in self.state.arrays]
+
+    def has_importance(self) -> bool:
+        return bool(ops.any(self.state.importances[self.slot] != 0))
+
+
+def link_of(variable: keras.Variable) -> TrackedRegularizer | None:
+    """Returns the link of a variable that is, or was, tracked."""
+    regularizer = getattr(variable, "regularizer", None)
+    return regularizer if isinstance(regularizer, TrackedRegularizer) else None
+
+
+def link(state: SIState) -> None:
+    """Puts a `TrackedRegularizer` on every variable of `state`."""
+    for slot, variable in enumerate(state.variables):
+        before = link_of(variable)
+        previous = before.previous if before else variable.regularizer
+        variable.regularizer = TrackedRegularizer(state, slot, previous)
+
+
+def is_linked(state: SIState) -> bool:
+    """Whether every variable of `state` has its regularizer."""
+    links = map(link_of, state.variables)
+    return all(each is not None and each.state is state for each in links)
+
+
+def unlink(
+    model: keras.Model,
+    variables: Iterable[keras.Variable],
+    keep: SIState | None = None,
+) -> None:
+    """Gives variables of `model` the regularizer that they had before SI.
+
+    Args:
+        model: The model. Variables that it shares with another model, whose
+            state tracks them, are left alone.
+        variables: Which of its variables.
+        keep: The `SIState` whose links stay. Defaults to `None`.
+    """
+    own = {id(variable) for variable in model.variables}
+    for variable in variables:
+        found = link_of(variable)
+        if found is None or found.state is keep:
+            continue
+        if own.issuperset(id(each) for each in found.state.variables):
+            variable.regularizer = found.previous
