@@ -75,6 +75,12 @@ def compile_model(model, optimizer=None, **kwargs):
     return model
 
 
+def compile_eagerly(model, optimizer=None, **kwargs):
+    """The same where tracing is not what is tested: TensorFlow traces long."""
+    eager = keras.backend.backend() == "tensorflow"
+    return compile_model(model, optimizer, **{"run_eagerly": eager, **kwargs})
+
+
 def fit(model, task, *callbacks, epochs=2, **kwargs):
     """Trains `model` on one task in its order, and returns the `History`."""
     x, y = task

@@ -11,7 +11,6 @@ import reference_si as oracle
 from helpers import (
     SIZES,
     assert_matches_oracle,
-    compile_model,
     fit,
     flat,
     make_model,
@@ -19,6 +18,7 @@ from helpers import (
     make_tasks,
     only_on,
 )
+from helpers import compile_eagerly as compile_model
 from keras import ops
 
 from keras_si import SICallback
@@ -45,7 +45,7 @@ def test_a_setting_of_the_optimizer_has_effect_under_si(name, value):
     ends = []
     for callbacks in ([], [SICallback(strength=0.0)]):
         keras.utils.set_random_seed(3)
-        model = compile_model(make_model(), run_eagerly=True)
+        model = compile_model(make_model())
         first, second = make_tasks(2)
         fit(model, first, *callbacks)
         setattr(model.optimizer, name, value)
@@ -60,7 +60,7 @@ def test_a_setting_of_the_optimizer_has_effect_under_si(name, value):
 @pytest.mark.parametrize("through", ["wrapper", "handle"])
 def test_a_setting_has_effect_on_an_update_that_was_compiled(through):
     handle = keras.optimizers.SGD(0.1)
-    model = compile_model(make_model(), handle)
+    model = compile_model(make_model(), handle, run_eagerly=False)
     task = make_tasks(1)[0]
     fit(model, task, SICallback())
     optimizer = model.optimizer if through == "wrapper" else handle
@@ -567,7 +567,7 @@ def test_an_epoch_without_steps_that_a_loss_scale_skipped():
 
 
 def test_a_fit_within_a_fit_of_the_same_model():
-    model = compile_model(make_model(), run_eagerly=True)
+    model = compile_model(make_model())
     first, second = make_tasks(2)
 
     class Rehearse(keras.callbacks.Callback):

@@ -320,6 +320,22 @@ def test_a_loaded_model_pays_the_penalty_before_a_callback_sees_it(tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
 
 
+def test_a_fit_on_a_model_loaded_in_the_middle_of_a_task_says_so(tmp_path):
+    first, second, _ = make_tasks()
+    model = compile_model(make_model())
+    save = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
+    fit(model, first, SICallback(), save)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="saved within it.*continues"):
+        fit(loaded, second, SICallback())
+    # By hand, the task that the file was in the middle of ends first.
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    si = SICallback()
+    si.set_model(loaded)
+    si.consolidate()
+    fit(loaded, second, si)
+
+
 # Files of another kind.
 
 
