@@ -22,7 +22,8 @@ import time
 # Sets the environment before Keras is imported.
 import memory
 import numpy as np
-from keras_si_cli import config, startup
+from keras_si_cli.experiments import config
+from keras_si_cli.training import start
 
 WARM = 20
 
@@ -66,7 +67,7 @@ class Table:
 
 def small_data(images=200, side=6):
     """Two classes: bright above, or bright below."""
-    from keras_si_cli import data
+    from keras_si_cli.experiments import data
 
     rng = np.random.default_rng(0)
     labels = np.arange(images, dtype="int32") % 2
@@ -91,8 +92,8 @@ def main():
         help=f"Tasks to show, counted from 1; {WARM} and the last always are.",
     )
     options = parser.parse_args()
-    startup.import_quietly()
-    from keras_si_cli import observer, runner
+    start.import_quietly()
+    from keras_si_cli.training import observer, runner
 
     class Told(Table, observer.Observer):
         pass
@@ -115,10 +116,14 @@ def main():
                 "seeds": 1,
                 "precision": "float32",
                 "jit": "auto",
-                "output": folder,
             },
         )
-        runner.run(chosen, Told(options.show, options.tasks), small_data())
+        runner.run(
+            chosen,
+            folder,
+            observer=Told(options.show, options.tasks),
+            dataset=small_data(),
+        )
 
 
 if __name__ == "__main__":

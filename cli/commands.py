@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import config as config_module
-from . import distribution, run_folder
-from . import output as output_module
-from . import resume as resume_module
 from .errors import Interrupted, OptionError, RunError
-from .presets import DEFAULTS
-from .types import Record
+from .experiments import config as config_module
+from .experiments.presets import DEFAULTS
+from .files import Record
+from .training import output as output_module
+from .training import resume as resume_module
+from .training import run_folder, start
 
 if TYPE_CHECKING:
     from .tune import Search
@@ -29,27 +29,23 @@ def run(
     preset: str,
     output: str | None,
     overwrite: bool,
-    resume: bool,
     **options: Any,
 ) -> None:
     """Runs a benchmark; the options are those of `options.run_options`."""
-    if resume and overwrite:
-        raise OptionError("--resume", "cannot be combined with --overwrite")
-    if resume and output is None:
-        raise OptionError("--resume", "name the run's folder with --output")
     if output is None:
         output = output_module.default_folder(benchmark)
-    config = config_module.resolve(
-        benchmark, preset, _given(output=output, **options)
-    )
-    run_folder.train_and_show(config, overwrite, resume)
+    if not output.strip():
+        raise OptionError("--output", "received an empty name")
+    config = config_module.resolve(benchmark, preset, _given(**options))
+    command = shlex.join(["keras-si", *sys.argv[1:]])
+    run_folder.train_and_show(config, output, overwrite, command=command)
 
 
 def resume(folder: str) -> None:
     """Goes on with the run in a folder."""
     config = resume_module.read_config(folder)
     _check_data_dir(config.data_dir)
-    run_folder.train_and_show(config, resume=True)
+    run_folder.train_and_show(config, folder, resume=True)
 
 
 def _given(
@@ -81,40 +77,30 @@ def tune(
     strengths: Sequence[float],
     dampings: Sequence[float],
     jobs: int,
-    engine: str,
+    output: str | None,
     **options: Any,
 ) -> None:
     """Searches; the options are those of `options.tune_options`."""
-    from . import engines, grid
+    from . import grid
     from . import tune as tune_module
 
     if jobs < 1:
         raise OptionError("--jobs", f"received {jobs}, expected 1 or more")
-    if options["distribute"] == "multiworker":
-        raise OptionError(
-            "--distribute",
-            "multiworker is not for tune, which runs each setting on one "
-            "machine: use --jobs or --engine ray",
-        )
-    distribution.check(options["distribute"])
-    if options["output"] is None:
-        options["output"] = output_module.default_folder(f"tune-{benchmark}")
-    if engine == "ray" and options["data_dir"] is not None:
-        # The cluster's processes work in folders of their own.
-        options["data_dir"] = os.path.abspath(options["data_dir"])
+    if output is None:
+        output = output_module.default_folder(f"tune-{benchmark}")
+    if not output.strip():
+        raise OptionError("--output", "received an empty name")
+    start.check_backend()
     points = grid.points(
         benchmark, preset, _given(**options), strengths, dampings
     )
-    engines.check(engine)
-    search = tune_module.Search(options["output"], points)
+    search = tune_module.Search(output, points)
     with output_module.held(search.folder, overwrite=search.goes_on):
-        _search(search, engine, jobs)
+        _search(search, jobs)
 
 
-def _search(search: Search, engine: str, jobs: int) -> None:
-    from . import startup
-
-    startup.import_quietly()
+def _search(search: Search, jobs: int) -> None:
+    start.import_quietly()
     from rich.console import Console
     from rich.text import Text
 
@@ -125,7 +111,7 @@ def _search(search: Search, engine: str, jobs: int) -> None:
     console = Console(highlight=False)
     lines = search_report.Lines(search, console)
     try:
-        search.run(engine, jobs, lines.finished)
+        search.run(jobs, lines.finished)
     except KeyboardInterrupt:
         raise Interrupted(
             "interrupted; to go on: the same command with --output "
@@ -175,22 +161,22 @@ def report(
                 f"there is no {run}; name a folder that `keras-si run` has "
                 "written",
             )
-    from . import startup
-
-    startup.import_quietly()
+    start.import_quietly()
     from rich.console import Console
     from rich.text import Text
 
-    from . import figures, files, reading
-    from . import page as page_module
-    from . import report as report_module
+    from . import files
+    from .results import figures
+    from .results import page as page_module
+    from .results import tables as report_module
+    from .results.results import Results
 
     # One that is named twice is shown once.
     names: dict[str, str] = {}
     for run in runs:
         names.setdefault(os.path.realpath(run), run)
     runs = [*names.values()]
-    found = [reading.read(folder) for folder in runs]
+    found = [Results.load(folder) for folder in runs]
     labelled = list(zip(_labels(runs), found, strict=True))
     console = Console(highlight=False)
     console.print(report_module.comparison_table(labelled, console.width))

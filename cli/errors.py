@@ -25,3 +25,8 @@ class Interrupted(RunError):
     """The user has pressed Ctrl-C: 128 and the signal's number, as shells."""
 
     exit_code = 130
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns `1 core` or `2 cores`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

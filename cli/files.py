@@ -1,4 +1,4 @@
-"""Files that are all there or not at all, and show when they are damaged."""
+"""Files that are all there or not at all."""
 
 import hashlib
 import json
@@ -6,14 +6,17 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable
-from typing import IO, Any
+from collections.abc import Callable, Mapping
+from typing import IO, Any, TypeAlias
 
-from . import lock
 from .errors import RunError
-from .types import Path, Record
 
-CHECKSUM = "checksum"
+Path: TypeAlias = str | os.PathLike[str]
+# Options by the names of `RunConfig`.
+Options: TypeAlias = Mapping[str, Any]
+# A JSON object, and what becomes one.
+Record: TypeAlias = dict[str, Any]
+
 # How the names of files begin that are being written.
 DRAFT = ".draft-"
 
@@ -37,13 +40,11 @@ def write_atomically(
             given.
 
     Raises:
-        RunError: If it could not be written, or the folder has become
-            another run's. The old file is as it was.
+        RunError: If it could not be written. The old file is as it was.
     """
     path = pathlib.Path(path)
     draft = path.with_name(f"{DRAFT}{os.getpid()}.{path.name}")
     try:
-        lock.check(path)
         with open(draft, "wb") as file:
             if callable(content):
                 content(file)
@@ -51,8 +52,6 @@ def write_atomically(
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # Again: to write much takes its time.
-        lock.check(path)
         os.replace(draft, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -92,10 +91,9 @@ def remove(path: Path) -> None:
     """Removes a file of a run, if it is there.
 
     Raises:
-        RunError: If it cannot be, or the folder has become another run's.
+        RunError: If it cannot be.
     """
     path = pathlib.Path(path)
-    lock.check(path)
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -112,45 +110,28 @@ def remove_drafts(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Record) -> None:
-    """Writes a JSON object, with its checksum as the last entry.
-
-    NaN becomes null.
-    """
-    content = as_json(content)
-    content = {**content, CHECKSUM: json_checksum(content)}
-    text = json.dumps(content, indent=1, allow_nan=False)
+    """Writes a JSON object. NaN becomes null."""
+    text = json.dumps(as_json(content), indent=1, allow_nan=False)
     # A row of a matrix on one line, for those who read the file.
     text = re.sub(r"\[[^][{}]*\]", _on_one_line, text)
     write_atomically(path, (text + "\n").encode())
 
 
-def read_json(path: Path, needs_checksum: bool = True) -> Record:
-    """Reads a JSON object; checks its checksum, and leaves it out.
-
-    Args:
-        path: The file.
-        needs_checksum: Whether to refuse a file that has none.
+def read_json(path: Path) -> Record:
+    """Reads a JSON object.
 
     Raises:
         OSError: If the file cannot be read.
-        DamagedFile: If it is no JSON object, or differs from what was
-            written.
+        DamagedFile: If it is no JSON object.
     """
     try:
         content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        checksum = json_checksum(_without_checksum(content))
     except RecursionError as error:
         raise DamagedFile(path, "it is nested too deeply") from error
     except ValueError as error:
         raise DamagedFile(path, error) from error
     if not isinstance(content, dict):
         raise DamagedFile(path, "it holds no JSON object")
-    if CHECKSUM in content:
-        stated = content.pop(CHECKSUM)
-        if stated != checksum:
-            raise DamagedFile(path, "its checksum does not fit")
-    elif needs_checksum:
-        raise DamagedFile(path, "it has no checksum")
     return content
 
 
@@ -159,7 +140,6 @@ def check_schema(
     found: Any,
     expected: int,
     problem: str,
-    oldest: int | None = None,
 ) -> None:
     """Refuses a file of a newer keras-si, and one that is none of ours.
 
@@ -168,7 +148,6 @@ def check_schema(
         found: Its schema, whatever it is.
         expected: The one that is written.
         problem: What is wrong if `found` is none.
-        oldest: The oldest that is read; `None` for `expected`.
 
     Raises:
         RunError: If it is newer.
@@ -179,20 +158,8 @@ def check_schema(
             f"{path} has schema {found}, this keras-si reads {expected}; "
             "update keras-si"
         )
-    if type(found) is not int or found < (oldest or expected):
+    if type(found) is not int or found < expected:
         raise DamagedFile(path, problem)
-
-
-def _without_checksum(content: Any) -> Any:
-    if not isinstance(content, dict):
-        return content
-    return {key: value for key, value in content.items() if key != CHECKSUM}
-
-
-def json_checksum(content: Any) -> str:
-    """Returns the SHA-256 of a JSON object, whatever its layout."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def file_record(path: Path) -> Record:

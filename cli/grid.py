@@ -4,10 +4,10 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 
-from .config import RunConfig, resolve
 from .errors import OptionError
+from .experiments.config import RunConfig, resolve
+from .files import Options, Record
 from .methods import METHODS
-from .types import Options, Record
 
 
 def order(value: float | None) -> float:
@@ -89,7 +89,12 @@ def points(
                 resolve(
                     benchmark,
                     preset,
-                    {**given, "methods": (method,), **chosen},
+                    {
+                        **given,
+                        "methods": (method,),
+                        "held_out": True,
+                        **chosen,
+                    },
                 )
             )
     return {point_of(config): config for config in configs}

@@ -5,9 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.padding import Padding
 
+from .experiments.presets import BENCHMARKS, SCENARIOS
+from .files import Options
 from .methods import METHODS
-from .presets import BENCHMARKS, SCENARIOS
-from .types import Options
 
 
 def show() -> None:

@@ -83,8 +83,6 @@ Examples:
     keras-si run pmnist --method naive --method si --method joint
   Other images, which TFDS downloads:
     keras-si run pmnist --dataset fashion_mnist
-  Go on with what was interrupted:
-    keras-si run pmnist --output paper --preset paper --seeds 3 --resume
 """,
     "smnist": """
 Examples:
@@ -132,8 +130,6 @@ Examples:
   More values, beside those of before:
     keras-si tune {benchmark} --strength 0.1 1 --output search
     keras-si tune {benchmark} --strength 10 100 --output search
-  On the Ray cluster of RAY_ADDRESS:
-    keras-si tune {benchmark} --strength 0.1 1 10 --engine ray
 {TUNE_FILES}{TUNE_EXIT_CODES}"""
 
 

@@ -5,12 +5,15 @@ from typing import Any, TypeAlias
 
 import click
 
-from .config import OUTPUT_WEIGHTS, PRECISIONS
-from .distribution import DISTRIBUTIONS
-from .engines import ENGINES
+from .experiments.config import OUTPUT_WEIGHTS, PRECISIONS
+from .experiments.presets import (
+    BENCHMARKS,
+    DEFAULTS,
+    METHODS_RUN,
+    METHODS_TUNED,
+)
 from .manual import Command
 from .methods import METHODS
-from .presets import BENCHMARKS, DEFAULTS, METHODS_RUN, METHODS_TUNED
 
 # What `click.option` gives: a decorator.
 Option: TypeAlias = Callable[[Any], Any]
@@ -40,12 +43,6 @@ def run_options(benchmark: str) -> Option:
                 is_flag=True,
                 help=f"Replace {OUR_FILES} of an earlier run in the folder; "
                 "other files stay.",
-            ),
-            click.option(
-                "--resume",
-                is_flag=True,
-                help="Go on with the run in the folder if it was "
-                "interrupted, with the same options.",
             ),
         ]
     )
@@ -83,13 +80,6 @@ def tune_options(benchmark: str) -> Option:
                 show_default=True,
                 help="How many settings to run at once on a machine; they "
                 "share its cores.",
-            ),
-            click.option(
-                "--engine",
-                type=click.Choice(ENGINES),
-                default=ENGINES[0],
-                show_default=True,
-                help="Run here, or on the Ray cluster of RAY_ADDRESS.",
             ),
             click.option(
                 "--output",
@@ -247,16 +237,6 @@ def _place(benchmark: str) -> list[Option]:
             "--jit/--no-jit",
             default=None,
             help="Compile with XLA, or not. [default: Keras decides]",
-        ),
-        click.option(
-            "--distribute",
-            type=click.Choice(DISTRIBUTIONS),
-            default="none",
-            show_default=True,
-            help="Share each batch. mirrored: by all GPUs; multiworker: by "
-            "the processes that TF_CONFIG names, each started with this "
-            "command; data-parallel: by all devices of JAX "
-            "(KERAS_BACKEND=jax).",
         ),
         click.option(
             "--deterministic",

@@ -14,15 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import remake
-from .figures import FORMATS, STYLE, save
+from .errors import counted
 from .grid import Point, at_the_edge, order
-from .protocols import HELD_OUT, title
-from .report import percent
-from .results import Results
+from .results import remake
+from .results.compare import HELD_OUT, title
+from .results.figures import FORMATS, STYLE, save
+from .results.results import Results, Spread
+from .results.tables import percent
 from .tune import Search
-from .types import Spread
-from .wording import counted
 
 HEAT_MAP = "heat_map"
 # Dark enough for white figures, of a range from 0 to 1.
@@ -93,7 +92,7 @@ def notes(search: Search) -> list[str]:
 def _run_command(search: Search, point: Point) -> str | None:
     """Returns the `run` that does on the test set what a point did."""
     results = search.done[point]
-    config = {**results.config, "output": "DIR"}
+    config = {**results.config, "held_out": False}
     return remake.command(dataclasses.replace(results, config=config))
 
 
@@ -209,7 +208,7 @@ def _mean(search: Search, point: Point) -> float:
 
 
 def _failures(results: Results) -> str:
-    failed = [run for run in results.runs if run.failed is not None]
+    failed = [run for run in results.trials if run.failed is not None]
     return "".join(f"  seed {run.seed}: {run.failed}" for run in failed)
 
 

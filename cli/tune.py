@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from . import engines, files, startup
+from . import engines, files
 from . import grid as grid_module
-from .config import RunConfig
 from .errors import OptionError, RunError
+from .experiments.config import RunConfig
+from .files import Path, Record
 from .grid import Point
-from .lock import LOCK
-from .protocols import HELD_OUT
-from .types import Path, Record, Spread
+from .results.compare import HELD_OUT
+from .training import start
+from .training.lock import LOCK
 
 if TYPE_CHECKING:
-    from .data import Data
-    from .results import Results
+    from .experiments.data import Data
+    from .results.results import Results, Spread
 
 SEARCH = "search.json"
 POINTS = "points"
@@ -31,7 +31,6 @@ NOT_PROTOCOL = (
     "methods",
     "strength",
     "damping",
-    "output",
     "data_dir",
     "preset",
 )
@@ -114,12 +113,12 @@ class Search:
         paths = sorted((self.folder / POINTS).glob("*.json"))
         if paths:
             # To read results is to import Keras.
-            startup.import_quietly()
+            start.import_quietly()
         for path in paths:
             try:
                 results = _read(path)
-                config = {**results.config, "output": str(self.folder)}
-                point = grid_module.point_of(RunConfig.from_dict(config))
+                config = RunConfig.from_dict(results.config)
+                point = grid_module.point_of(config)
             except RunError as error:
                 self.problems.append(f"{error}; it is left out")
             except (OptionError, ValueError, TypeError, AttributeError):
@@ -127,7 +126,7 @@ class Search:
                     f"{path} is not the record of a point; it is left out"
                 )
             else:
-                if all(run.is_over for run in results.runs):
+                if all(run.is_over for run in results.trials):
                     self.done[point] = results
 
     @property
@@ -147,14 +146,12 @@ class Search:
 
     def run(
         self,
-        engine: str = "local",
         jobs: int = 1,
         finished: Callable[[Point, Results], None] = lambda *_: None,
     ) -> None:
         """Runs what is not finished.
 
         Args:
-            engine: A name in `engines.ENGINES`.
             jobs: How many points share a machine.
             finished: Called with each point and its `Results`.
 
@@ -164,7 +161,7 @@ class Search:
         points = self.todo()
         configs = [self.grid[point] for point in points]
         function = functools.partial(held_out, checksum=self._checksum())
-        for position, record in _engine(engine, jobs)(function, configs):
+        for position, record in _engine(jobs)(function, configs):
             _check_data(record["versions"].get("data"), self._checksum())
             # Not before: what fails at once leaves an empty folder.
             if not (self.folder / SEARCH).is_file():
@@ -198,7 +195,7 @@ class Search:
             for point in self.points
             if point.method == method
             and (spread := self.accuracy(point)) is not None
-            and spread["n"] == len(self.done[point].runs)
+            and spread["n"] == len(self.done[point].trials)
         }
         return max(means, key=lambda point: means[point]) if means else None
 
@@ -240,9 +237,9 @@ def _record(point: Point) -> Record:
 
 
 def _read(path: pathlib.Path) -> Results:
-    from . import reading
+    from .results.results import Results
 
-    return reading.read(path)
+    return Results.load(path)
 
 
 def _check_data(found: str | None, known: str | None) -> None:
@@ -255,11 +252,7 @@ def _check_data(found: str | None, known: str | None) -> None:
         )
 
 
-def _engine(
-    name: str, jobs: int
-) -> Callable[..., Iterator[tuple[int, Record]]]:
-    if name == "ray":
-        return functools.partial(engines.ray, jobs=jobs)
+def _engine(jobs: int) -> Callable[..., Iterator[tuple[int, Record]]]:
     if jobs > 1:
         return functools.partial(engines.processes, jobs=jobs)
     return engines.here
@@ -278,22 +271,15 @@ def held_out(config: RunConfig, checksum: str | None = None) -> Record:
     Raises:
         OptionError: If the data are others.
     """
-    from . import runner
+    from .training import runner
 
-    with tempfile.TemporaryDirectory() as folder:
-        config = dataclasses.replace(config, output=folder)
-        dataset = _held_out_data(config.datasets, config.data_dir)
-        _check_data(dataset.checksum, checksum)
-        # A point that was interrupted is run again, in another folder.
-        results = runner.run(config, dataset=dataset, resumable=False)
-        record = results.to_dict()
-    # The folder was nobody's, and is gone.
-    record["config"]["output"] = ""
-    return record
+    dataset = _held_out_data(config.datasets, config.data_dir)
+    _check_data(dataset.checksum, checksum)
+    return runner.run(config, dataset=dataset).to_dict()
 
 
 @functools.cache
 def _held_out_data(names: tuple[str, ...], data_dir: Path | None) -> Data:
-    from . import data
+    from .experiments import data
 
     return data.load_all(names, data_dir, held_out=True)

@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import commands, listing, main, run_folder
+from keras_si_cli import commands, listing, main
+from keras_si_cli.training import run_folder
 
 COMMANDS = [
     "",
@@ -66,8 +67,6 @@ def test_the_examples_work(command, monkeypatch, tmp_path):
         (listing, "show"),
     ):
         monkeypatch.setattr(where, name, lambda *_, **__: done.append(1))
-    # Ray itself need not be there.
-    monkeypatch.setattr("keras_si_cli.engines.check", lambda engine: None)
     examples = re.findall("^ +keras-si (.+)$", help_of(command), re.MULTILINE)
     assert examples
     for example in examples:
@@ -97,7 +96,7 @@ def complete(words):
         ("run pmnist --preset ", ["quick", "paper", "vandeven"]),
         ("run smnist --scenario d", ["domain"]),
         ("tune scifar --meth", ["--method"]),
-        ("tune smnist --strength 1 2 --engine r", ["ray"]),
+        ("tune smnist --strength 1 2 --method na", ["naive"]),
     ],
 )
 def test_completion(words, expected):

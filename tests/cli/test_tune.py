@@ -1,4 +1,4 @@
-"""The search: its grid, what it is judged on, its folder and its engines."""
+"""The search: its grid, what it is judged on, its folder and its processes."""
 
 import json
 import math
@@ -11,22 +11,20 @@ import types
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers import start
+from helpers import start as start_program
 from keras_si_cli import (
-    data,
     engines,
     files,
     grid,
     main,
     options,
-    output,
-    results,
-    runner,
     search_report,
-    startup,
     tune,
 )
 from keras_si_cli.errors import OptionError, RunError
+from keras_si_cli.experiments import data
+from keras_si_cli.results import results
+from keras_si_cli.training import output, runner, start
 from matplotlib.image import imread
 
 GIVEN = {
@@ -34,7 +32,6 @@ GIVEN = {
     "seeds": 1,
     "precision": "float32",
     "jit": "auto",
-    "output": "search",
 }
 
 
@@ -58,21 +55,20 @@ def accuracy_of(config):
 def asked(monkeypatch, tmp_path):
     """Replaces the training; lists the configurations it was asked for."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(startup, "import_quietly", lambda threads=None: None)
+    monkeypatch.setattr(start, "import_quietly", lambda threads=None: None)
     calls = []
 
     def held_out(config, checksum=None):
         calls.append(config)
         runs = [
-            results.Run(
+            results.Trial(
                 config.methods[0], seed, np.array([[accuracy_of(config)]])
             )
             for seed in range(config.seeds)
         ]
         versions = {"data": "sha256:made-up"}
-        config = {**config.to_dict(), "output": ""}
         return results.Results(
-            "smnist", versions, "CPU", config, runs
+            "smnist", versions, "CPU", config.to_dict(), runs
         ).to_dict()
 
     monkeypatch.setattr(tune, "held_out", held_out)
@@ -88,9 +84,9 @@ def diverges(asked, monkeypatch):
         def held_out(config, checksum):
             record = finished(config)
             if is_one(config):
-                run = results.Run.empty("si", seed, 1)
+                run = results.Trial.empty("si", seed, 1)
                 run.failed = "it diverged"
-                record["runs"][seed] = run.to_dict()
+                record["trials"][seed] = run.to_dict()
             return record
 
         monkeypatch.setattr(tune, "held_out", held_out)
@@ -175,9 +171,6 @@ def test_several_values_are_read_one_by_one(args, expected):
         ("--method naive --strength 1", "--strength: means nothing to naive"),
         ("--method l2 --damping 1", "--damping: means nothing to l2"),
         ("--tasks 6", "--tasks: received 6, expected at most 5"),
-        ("--engine dask", "'--engine': 'dask' is not one of 'local', 'ray'"),
-        ("--engine ray", "--engine: Ray is not installed; install it with pip"),
-        ("--tasks 2 --engine ray", "--engine: RAY_ADDRESS is not set; set it"),
         (
             "--output full",
             "--output: full is not empty and holds no search; name",
@@ -375,7 +368,7 @@ def test_a_search_that_goes_on_is_as_quiet_as_a_new_one(asked):
     """In a process of its own, where TensorFlow has not started yet."""
     one = ("--strength", "1", "--damping", "0.01", "--output", "search")
     assert invoke(*one).exit_code == 0
-    again = start("-m", "keras_si_cli", "tune", "smnist", *one)
+    again = start_program("-m", "keras_si_cli", "tune", "smnist", *one)
     out, error = again.communicate(timeout=240)
     assert (again.returncode, error) == (0, "")
     assert out.startswith("1 setting to try, 1 of them done already\n")
@@ -403,19 +396,6 @@ def test_a_search_with_another_protocol_is_not_gone_on_with(asked):
     assert "(epochs 2, now 7)" in result.stderr
     assert pathlib.Path("search/search.json").read_bytes() == before
     assert len(asked) == 4
-
-
-def test_a_search_of_before_there_was_an_option_goes_on(asked):
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    path = pathlib.Path("search/search.json")
-    record = files.read_json(path)
-    del record["protocol"]["padding"]
-    files.write_json(path, record)
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    assert len(asked) == 4
-    result = invoke(*GRID, "--output", "search", "--padding", "2")
-    assert result.exit_code == 2
-    assert "(padding 0, now 2)" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -557,9 +537,10 @@ def test_the_test_set_is_not_looked_at(monkeypatch, tmp_path):
 
     given = []
 
-    def run(config, dataset, resumable):
+    def run(config, folder=None, *, dataset):
+        # Nothing is written.
+        assert folder is None
         given.append((config, dataset))
-        assert not resumable
         return results.Results("smnist", {}, "", config.to_dict(), [])
 
     monkeypatch.setattr(data, "load", load)
@@ -572,9 +553,7 @@ def test_the_test_set_is_not_looked_at(monkeypatch, tmp_path):
     assert dataset.train.images.ravel().tolist() == list(range(11))
     assert dataset.test.labels.tolist() == [11, 12]
     assert dataset.test.images.ravel().tolist() == [11, 12]
-    # In a folder of its own, which is gone.
-    assert used.output != "search" and not os.path.exists(used.output)
-    assert record["config"]["output"] == ""
+    assert used.held_out and record["config"]["held_out"]
     tune.held_out(config)
     assert loaded == ["mnist"]  # Once for a process.
     tune._held_out_data.cache_clear()
@@ -622,75 +601,6 @@ def test_jobs_share_the_cores(monkeypatch):
     assert [engines.cores_each(jobs) for jobs in (1, 2, 3, 99)] == [8, 4, 2, 1]
 
 
-class RayTaskError(Exception):
-    """As Ray raises what a task raised: what it was is in `cause`."""
-
-    def __init__(self, cause):
-        super().__init__("a traceback from over there")
-        self.cause = cause
-
-
-@pytest.fixture
-def fake_ray(monkeypatch):
-    """A stand-in that is as Ray is where we use it; what it heard."""
-    heard = {}
-
-    class Remote:
-        def __init__(self, function):
-            self.remote = lambda *args: (id(args), function, args)
-
-    def remote(num_cpus):
-        heard["num_cpus"] = num_cpus
-        return Remote
-
-    def get(future):
-        _, function, args = future
-        try:
-            return function(*args)
-        except Exception as error:
-            raise RayTaskError(error) from error
-
-    fake = types.SimpleNamespace(
-        init=lambda **given: heard.update(given),
-        remote=remote,
-        # The last first: the order of the end is not that of the start.
-        wait=lambda waiting, num_returns: (waiting[-1:], waiting[:-1]),
-        get=get,
-        shutdown=lambda: heard.update(shut_down=True),
-        exceptions=types.SimpleNamespace(RayTaskError=RayTaskError),
-    )
-    monkeypatch.setitem(sys.modules, "ray", fake)
-    monkeypatch.setattr(engines, "import_quietly", NO_START)
-    monkeypatch.setattr(engines, "cores_each", lambda jobs: 4)
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-    return heard
-
-
-def test_ray_gets_the_points_and_gives_them_back(fake_ray):
-    got = list(engines.ray(math.sqrt, [1.0, 4.0], jobs=2))
-    assert got == [(1, 2.0), (0, 1.0)]
-    assert fake_ray["num_cpus"] == 4 and fake_ray["shut_down"]
-    # Where it starts is RAY_ADDRESS's, how the cluster's own.
-    assert {*fake_ray} == {
-        *("logging_level", "log_to_driver", "num_cpus", "shut_down"),
-    }
-    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-
-
-def test_an_error_over_there_is_told_as_one_from_here(fake_ray):
-    with pytest.raises(ValueError, match="^(expected a non|math domain)"):
-        list(engines.ray(math.sqrt, [-1.0], jobs=2))
-    assert fake_ray["shut_down"]
-
-
-def test_ray_finds_the_data_from_any_folder(asked, fake_ray, tmp_path):
-    os.mkdir("here")
-    made = ("--strength", "1", "--data-dir", "here", "--engine", "ray")
-    assert invoke(*made, "--output", "search").exit_code == 0
-    assert asked[0].data_dir == str(tmp_path / "here")
-
-
 def test_processes_get_their_share_of_the_cores(monkeypatch):
     """`umask`, called in place of TensorFlow's start, tells what it got."""
     monkeypatch.setattr(engines, "cores_each", lambda jobs: 10 * jobs)
@@ -714,11 +624,11 @@ def test_a_search_takes_its_images_from_the_data_dir(monkeypatch, tmp_path):
         return data.Data(name, 10, split, split)
 
     def run(config, **given):
-        done = results.Run(config.methods[0], 0, np.array([[0.5]]))
+        done = results.Trial(config.methods[0], 0, np.array([[0.5]]))
         return results.Results("smnist", {}, "", config.to_dict(), [done])
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(startup, "import_quietly", lambda: None)
+    monkeypatch.setattr(start, "import_quietly", lambda: None)
     monkeypatch.setattr(search_report, "write_heat_map", lambda search: None)
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(runner, "run", run)
