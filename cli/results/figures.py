@@ -27,25 +27,20 @@ FORMATS = (".png", ".svg")
 FIGURES = tuple(name + kind for name in (AVERAGE, PER_TASK) for kind in FORMATS)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
-# Of 6 or 10 colours, all lines are different up to there.
-NUM_LINES = 84
+# With 10 colours, all lines are different up to there.
+NUM_LINES = 140
 
 
-def line_looks(colors: Iterable[str]) -> Cycler[str, Any]:
-    """Returns how lines look: none is told by its colour alone.
+def _line_looks() -> Cycler[str, Any]:
+    """Returns how lines look: none differs from another by colour alone.
 
-    One that lies under another shows between its dashes.
+    A line that lies under another shows between its dashes.
     """
-    looks = zip(
-        itertools.cycle(colors),
-        itertools.cycle(MARKERS),
-        itertools.cycle(DASHES),
-        strict=False,
-    )
-    color, marker, dashes = zip(
-        *itertools.islice(looks, NUM_LINES), strict=True
-    )
-    return cycler(color=color, marker=marker, linestyle=dashes)
+    colors = rcParamsDefault["axes.prop_cycle"].by_key()["color"]
+    looks = zip(*map(itertools.cycle, (colors, MARKERS, DASHES)), strict=False)
+    names = ("color", "marker", "linestyle")
+    columns = zip(*itertools.islice(looks, NUM_LINES), strict=True)
+    return cycler(**dict(zip(names, columns, strict=True)))
 
 
 STYLE: Any = {  # Its keys are a type of Matplotlib's own.
@@ -54,9 +49,7 @@ STYLE: Any = {  # Its keys are a type of Matplotlib's own.
     # Names are shown as they are, $ included.
     "text.parse_math": False,
     "font.size": 11,
-    "axes.prop_cycle": line_looks(
-        rcParamsDefault["axes.prop_cycle"].by_key()["color"]
-    ),
+    "axes.prop_cycle": _line_looks(),
 }
 TASK_STYLE: Any = {**STYLE, "font.size": 9}
 MOST_COLUMNS = 5
@@ -72,7 +65,8 @@ def write_figures(results: Results, folder: Path) -> None:
     for kind in FORMATS:
         path = pathlib.Path(folder) / (AVERAGE + kind)
         write_figure([("", results)], path)
-        write_task_figure(results, pathlib.Path(folder) / (PER_TASK + kind))
+        path = pathlib.Path(folder) / (PER_TASK + kind)
+        files.write_atomically(path, task_image(results, kind))
 
 
 def remove_figures(folder: Path) -> None:
@@ -82,20 +76,21 @@ def remove_figures(folder: Path) -> None:
 
 
 def write_figure(labelled: Labelled, path: Path) -> None:
-    """Writes the figure of `average_figure`.
+    """Writes `average_figure`; the path's ending decides the format."""
+    kind = pathlib.Path(path).suffix
+    files.write_atomically(path, average_image(labelled, kind))
 
-    Args:
-        labelled: As there.
-        path: The file; its ending, .png or .svg, decides the format.
-    """
+
+def average_image(labelled: Labelled, kind: str) -> bytes:
+    """Returns `average_figure` as a file, in a format of `FORMATS`."""
     with rc_context(STYLE):
-        save(average_figure(labelled), path)
+        return image(average_figure(labelled), kind)
 
 
-def write_task_figure(results: Results, path: Path) -> None:
-    """Writes the figure of `task_figure`, as `write_figure` does."""
+def task_image(results: Results, kind: str) -> bytes:
+    """Returns `task_figure` as a file, in a format of `FORMATS`."""
     with rc_context(TASK_STYLE):
-        save(task_figure(results), path)
+        return image(task_figure(results), kind)
 
 
 def average_figure(labelled: Labelled) -> Figure:
@@ -124,7 +119,7 @@ def average_figure(labelled: Labelled) -> Figure:
             look = {} if len(labelled) > 1 else _look(method)
             _draw(axes, name, look, *results.curve_of(method))
     titles = dict.fromkeys(title(results) for _, results in labelled)
-    heading = ", ".join(titles)
+    heading = "; ".join(titles)
     if differences(labelled):
         names = ", ".join(name for name, _ in differences(labelled))
         heading += f"\nprotocols differ: {names}"
@@ -266,13 +261,13 @@ def _format(*all_axes: Axes) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure; the file's ending, .png or .svg, says in which form."""
-    kind = pathlib.Path(path).suffix[1:]
+    """Writes a figure; the path's ending, .png or .svg, decides the format."""
+    files.write_atomically(path, image(figure, pathlib.Path(path).suffix))
+
+
+def image(figure: Figure, kind: str) -> bytes:
+    """Returns a figure as a file, in a format of `FORMATS`."""
     content = io.BytesIO()
-    figure.savefig(
-        content,
-        format=kind,
-        dpi=160,
-        metadata={"Date": None} if kind == "svg" else None,
-    )
-    files.write_atomically(path, content.getvalue())
+    metadata = {"Date": None} if kind == ".svg" else None
+    figure.savefig(content, format=kind[1:], dpi=160, metadata=metadata)
+    return content.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -13,27 +14,27 @@ import numpy as np
 from keras_si import metrics
 
 from .. import files
+from ..errors import RunError
 from ..files import Path, Record
 from . import RESULTS
 
 SCHEMA = 2
-# What `spread` gives: mean, std, standard_error and n.
-Spread: TypeAlias = dict[str, Any]
-# The results of several folders, each with what it is called.
-Labelled: TypeAlias = "Sequence[tuple[str, Results]]"
-# What is said of a whole run; all of them properties of `Trial`.
-MEASURES = (
-    "final_average_accuracy",
-    "backward_transfer",
-    "forward_transfer",
-    "forgetting",
-)
-# What `curve` gives: mean and standard error at each place; many seeds or one.
-Curve: TypeAlias = tuple[np.ndarray, np.ndarray, bool]
-# Of each variable, by its path: each of `IMPORTANCE` after each task.
-Importance: TypeAlias = dict[str, dict[str, np.ndarray]]
+# What a file has beside the trials: what it must have, and what it may.
+KINDS = {"benchmark": str, "versions": dict, "device": str, "config": dict}
+OPTIONAL = {"resumed_with": list, "started": str, "command": str}
+LARGEST = 1e308
+# What reading something else ends in.
+NOT_OURS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+# The measures of a whole trial: properties of `Trial`.
+TRANSFER = ("backward_transfer", "forward_transfer", "forgetting")
+MEASURES = ("final_average_accuracy", *TRANSFER)
 # What is kept of the importance of each variable.
 IMPORTANCE = ("mean", "max")
+# What `spread` and `curve` return.
+Spread: TypeAlias = dict[str, Any]
+Curve: TypeAlias = tuple[np.ndarray, np.ndarray, bool]
+# The results of several folders, each with its label.
+Labelled: TypeAlias = "Sequence[tuple[str, Results]]"
 
 
 @dataclasses.dataclass
@@ -41,13 +42,11 @@ class Trial:
     """One method with one seed.
 
     `accuracy[i, j]` is the accuracy on task j after task i, a fraction of 1;
-    NaN where it was not measured, or has not been yet. `untrained[j]` is that
-    of the untrained net on task j, likewise. `failed` says why a run was given
-    up, if it was.
-
-    `importance[path]` holds, of the variable of that path, the `mean` and the
-    `max` of its importance (Omega) after each task: arrays of a number a task,
-    NaN where it was not recorded. It is empty for methods that have none.
+    NaN where it was not measured, or has not been yet. `untrained[j]` is the
+    untrained net's accuracy on task j. `failed` says why the trial was given
+    up, if it was. `importance[path]` holds the `mean` and the `max` of the
+    importance (Omega) of the variable with that path after each task: arrays
+    of a number a task, NaN where it was not recorded.
     """
 
     method: str
@@ -57,7 +56,9 @@ class Trial:
     evaluate_seconds: float = 0.0
     untrained: np.ndarray = None  # type: ignore[assignment]
     failed: str | None = None
-    importance: Importance = dataclasses.field(default_factory=dict)
+    importance: dict[str, dict[str, np.ndarray]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if self.untrained is None:
@@ -69,11 +70,8 @@ class Trial:
 
     @property
     def tasks_done(self) -> int:
-        done = [
-            not np.isnan(row[: task + 1]).any()
-            for task, row in enumerate(self.accuracy)
-        ]
-        return done.index(False) if False in done else len(done)
+        missing = np.tril(np.isnan(self.accuracy)).any(axis=1)
+        return int(np.argmax([*missing, True]))
 
     @property
     def is_complete(self) -> bool:
@@ -87,12 +85,11 @@ class Trial:
     @property
     def average_accuracy(self) -> list[float]:
         """Average accuracy after each task, NaN for those not done yet."""
-        return [
-            metrics.average_accuracy(self.accuracy, after=task)
-            if task < self.tasks_done
-            else math.nan
-            for task in range(len(self.accuracy))
+        done, tasks = self.tasks_done, len(self.accuracy)
+        means = [
+            metrics.average_accuracy(self.accuracy, t) for t in range(done)
         ]
+        return means + [math.nan] * (tasks - done)
 
     @property
     def final_average_accuracy(self) -> float:
@@ -108,65 +105,43 @@ class Trial:
 
     @property
     def forward_transfer(self) -> float:
-        """NaN where the tasks were not measured before they were learned."""
-        before = np.diagonal(self.accuracy, offset=1)
-        if np.isnan(before).any() or np.isnan(self.untrained[1:]).any():
-            return math.nan
         return self._when_complete(metrics.forward_transfer, self.untrained)
 
     def _when_complete(self, metric: Callable[..., float], *args: Any) -> float:
-        return metric(self.accuracy, *args) if self.is_complete else math.nan
+        try:
+            return (
+                metric(self.accuracy, *args) if self.is_complete else math.nan
+            )
+        except ValueError:  # It was not measured before it was learned.
+            return math.nan
 
     def record_importance(
         self, task: int, arrays: Mapping[str, np.ndarray]
     ) -> None:
-        """Keeps mean and maximum of the importance after a task.
-
-        Args:
-            task: Its index.
-            arrays: The importance of each variable, by its path.
-        """
+        """Keeps mean and maximum of each variable's importance after a task."""
         for path, array in arrays.items():
-            record = self.importance.setdefault(
-                path,
-                {n: np.full(len(self.accuracy), np.nan) for n in IMPORTANCE},
-            )
-            # In float64: a sum of many small numbers.
-            for name, value in (
-                ("mean", array.mean(dtype="float64")),
-                ("max", array.max()),
-            ):
-                # JSON has no infinity.
-                record[name][task] = value if np.isfinite(value) else np.nan
-
-    @classmethod
-    def from_dict(cls, record: Record) -> Trial:
-        """Makes it of what `to_dict` gave.
-
-        Raises:
-            ValueError: If it is something else.
-        """
-        from . import reading
-
-        return reading.trial_from(record)
+            tasks = len(self.accuracy)
+            unknown = {name: np.full(tasks, np.nan) for name in IMPORTANCE}
+            of_variable = self.importance.setdefault(path, unknown)
+            # In float64: a sum of many small numbers. JSON has no infinity.
+            values = (array.mean(dtype="float64"), array.max())
+            for name, value in zip(IMPORTANCE, values, strict=True):
+                of_variable[name][task] = (
+                    value if np.isfinite(value) else np.nan
+                )
 
     def to_dict(self) -> Record:
-        failed = {} if self.failed is None else {"failed": self.failed}
         importance = {
-            path: {name: values.tolist() for name, values in record.items()}
-            for path, record in self.importance.items()
+            path: {name: values.tolist() for name, values in of.items()}
+            for path, of in self.importance.items()
         }
         return {
             "method": self.method,
             "seed": self.seed,
-            **failed,
+            **({} if self.failed is None else {"failed": self.failed}),
             "accuracy": self.accuracy.tolist(),
             "untrained_accuracy": self.untrained.tolist(),
-            "average_accuracy": self.average_accuracy,
-            "final_average_accuracy": self.final_average_accuracy,
-            "backward_transfer": self.backward_transfer,
-            "forward_transfer": self.forward_transfer,
-            "forgetting": self.forgetting,
+            **{n: getattr(self, n) for n in ("average_accuracy", *MEASURES)},
             "seconds": {
                 "train": self.train_seconds,
                 "evaluate": self.evaluate_seconds,
@@ -174,15 +149,32 @@ class Trial:
             **({"importance": importance} if importance else {}),
         }
 
+    @classmethod
+    def from_dict(cls, record: Record) -> Trial:
+        """Makes it from what `to_dict` gave, or raises one of `NOT_OURS`."""
+        tasks, seconds = len(record["accuracy"]), record["seconds"]
+        return cls(
+            _typed(record, "method", str),
+            _typed(record, "seed", int),
+            _array(record["accuracy"], (tasks, tasks), 1),
+            float(_array(seconds["train"], (), LARGEST)),
+            float(_array(seconds["evaluate"], (), LARGEST)),
+            _array(record["untrained_accuracy"], (tasks,), 1),
+            record.get("failed"),
+            {
+                path: {n: _array(of[n], (tasks,), LARGEST) for n in IMPORTANCE}
+                for path, of in record.get("importance", {}).items()
+            },
+        )
+
 
 @dataclasses.dataclass
 class Results:
     """All trials of one `keras-si run`, and what they were made with.
 
-    `versions` and `device` are those that it began with; `resumed_with` holds
-    others that it went on with, objects with these two. `started` says when,
-    in UTC as ISO 8601 has it, and `command` is what it was started with; `None`
-    if it is not known.
+    `resumed_with` holds other `versions` and `device`s that it was resumed
+    with. `started` is a date in UTC as ISO 8601 has it. `members` are the runs
+    that `compare.merge` has made these results of.
     """
 
     benchmark: str
@@ -190,9 +182,10 @@ class Results:
     device: str
     config: Record
     trials: list[Trial]
-    resumed_with: list[Record] = dataclasses.field(default_factory=list)
+    resumed_with: Sequence[Record] = ()
     started: str | None = None
     command: str | None = None
+    members: Labelled = ()
 
     @property
     def made_with(self) -> list[Record]:
@@ -203,46 +196,30 @@ class Results:
     @property
     def methods(self) -> list[str]:
         """The methods, in the order they were run."""
-        return list(dict.fromkeys(run.method for run in self.trials))
+        return list(dict.fromkeys(trial.method for trial in self.trials))
 
     def find(self, method: str, seed: int) -> Trial | None:
-        """Returns the run of a method with a seed, or `None`."""
-        for run in self.trials:
-            if (run.method, run.seed) == (method, seed):
-                return run
-        return None
+        """Returns the trial of a method with a seed, or `None`."""
+        return next((t for t in self.of(method) if t.seed == seed), None)
 
     def of(self, method: str) -> list[Trial]:
-        return [run for run in self.trials if run.method == method]
+        return [trial for trial in self.trials if trial.method == method]
 
     def spread(self, method: str, name: str) -> Spread:
-        """Returns mean, sample standard deviation and n over the seeds.
-
-        And the standard error of the mean, which is the standard deviation
-        over the root of n. Runs that are not complete do not count, and those
-        where it was not measured. With one seed the standard deviation is 0
-        and the standard error unknown; with none, all but n is NaN.
-        """
-        values = [getattr(r, name) for r in self.of(method) if r.is_complete]
+        """Returns `spread` of a measure over the complete trials."""
+        values = [getattr(t, name) for t in self.of(method) if t.is_complete]
         return spread([value for value in values if not math.isnan(value)])
 
     def curve_of(self, method: str) -> Curve:
         """Returns a method's average accuracy after each task."""
-        return curve([run.average_accuracy for run in self.of(method)])
+        return curve([trial.average_accuracy for trial in self.of(method)])
 
     def to_dict(self) -> Record:
-        resumed = {"resumed_with": self.resumed_with}
-        started = {"started": self.started}
         return {
             "schema": SCHEMA,
-            "benchmark": self.benchmark,
-            **(started if self.started else {}),
-            "versions": self.versions,
-            "device": self.device,
-            **(resumed if self.resumed_with else {}),
-            **({"command": self.command} if self.command else {}),
-            "config": self.config,
-            "trials": [run.to_dict() for run in self.trials],
+            **{name: getattr(self, name) for name in KINDS},
+            **{n: value for n in OPTIONAL if (value := getattr(self, n))},
+            "trials": [trial.to_dict() for trial in self.trials],
             "summary": {
                 method: {name: self.spread(method, name) for name in MEASURES}
                 for method in self.methods
@@ -251,59 +228,72 @@ class Results:
 
     @classmethod
     def from_dict(cls, record: Record) -> Results:
-        """Makes it of what `to_dict` gave.
-
-        Raises:
-            ValueError: If it is something else.
-        """
-        from . import reading
-
-        return reading.results_from(record)
+        """Makes it from what `to_dict` gave, or raises one of `NOT_OURS`."""
+        if record["schema"] != SCHEMA:
+            raise ValueError(f"it has another schema than {SCHEMA}")
+        tasks = _typed(record["config"], "tasks", int)
+        trials = [Trial.from_dict(trial) for trial in record["trials"]]
+        if any(len(trial.accuracy) != tasks for trial in trials):
+            raise ValueError(f"its trials are not of {tasks} tasks")
+        if len({(t.method, t.seed) for t in trials}) < len(trials):
+            raise ValueError("it has one method with one seed twice")
+        kinds = {**KINDS, **{k: v for k, v in OPTIONAL.items() if k in record}}
+        others = {key: _typed(record, key, kind) for key, kind in kinds.items()}
+        return cls(trials=trials, **others)
 
     @classmethod
     def load(cls, path: Path) -> Results:
-        """Reads the results in a run folder, or a file of them.
-
-        Raises:
-            RunError: If there are none, or they are not what was written.
-        """
-        from . import reading
-
-        return reading.read(path)
+        """Reads a run folder, or its file; raises `RunError` if it is none."""
+        path = pathlib.Path(path)
+        path = path / RESULTS if path.is_dir() else path
+        try:
+            return cls.from_dict(files.read_json(path))
+        except OSError as error:
+            problem = f"cannot read {path} ({error.strerror})"
+        except NOT_OURS as error:
+            problem = f"{path} is no results file of this keras-si ({error!r})"
+        raise RunError(f"{problem}; name a folder that `keras-si run` wrote")
 
     def save(self, folder: Path) -> None:
         """Writes them into a run folder."""
         files.write_json(pathlib.Path(folder) / RESULTS, self.to_dict())
 
 
+def _typed(record: Record, key: str, kind: type) -> Any:
+    if not isinstance(record[key], kind):
+        found = reprlib.repr(record[key])
+        raise ValueError(f"its {key} is {found}, expected {kind.__name__}")
+    return record[key]
+
+
+def _array(values: Any, shape: tuple[int, ...], most: float) -> np.ndarray:
+    """Returns numbers from 0 to `most` in that shape, with NaN for null."""
+    array = np.array(values, dtype="float64")
+    if array.shape != shape or ((array < 0) | (array > most)).any():
+        found = reprlib.repr(values)
+        raise ValueError(f"it has {found}, expected {shape} from 0 to {most}")
+    return array
+
+
 def spread(values: Sequence[float] | np.ndarray) -> Spread:
-    """Returns mean, standard deviation, standard error and n, as a dict."""
-    if not len(values):
-        nan = math.nan
-        return {"mean": nan, "std": nan, "standard_error": nan, "n": 0}
+    """Returns mean, sample deviation, standard error of the mean, and n."""
     n = len(values)
     std = float(np.std(values, ddof=1)) if n > 1 else 0.0
     return {
-        "mean": float(np.mean(values)),
-        "std": std,
+        "mean": float(np.mean(values)) if n else math.nan,
+        "std": std if n else math.nan,
         "standard_error": std / math.sqrt(n) if n > 1 else math.nan,
         "n": n,
     }
 
 
 def curve(rows: Sequence[Sequence[float] | np.ndarray]) -> Curve:
-    """Returns mean and standard error at each place, and if there are many.
-
-    Args:
-        rows: One list of numbers for each seed, NaN for what it has not come
-            to yet: the seed is left out of that place.
-    """
+    """Returns the mean and its error at each place, and if any has many."""
     columns = np.array(rows).T
     spreads = [spread(column[~np.isnan(column)]) for column in columns]
-    many = any(place["n"] > 1 for place in spreads)
-    return (
-        np.array([place["mean"] for place in spreads]),
-        # A band must have a width everywhere, if it is drawn at all.
-        np.nan_to_num([place["standard_error"] for place in spreads]),
-        many,
+    mean, error, n = (
+        [place[key] for place in spreads]
+        for key in ("mean", "standard_error", "n")
     )
+    # A band must have a width everywhere, if it is drawn at all.
+    return np.array(mean), np.nan_to_num(error), max(n) > 1

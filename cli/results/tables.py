@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .compare import differences, different_settings, title
-from .results import MEASURES, Labelled, Results
+from . import compare
+from .results import MEASURES, Labelled, Results, Spread
 
 COLUMNS = (
     "method",
@@ -61,27 +61,21 @@ def _table(headings: Sequence[str], widths: Sequence[int] = ()) -> Table:
 
 def accuracy_title(results: Results) -> str:
     """The line above `accuracy_table`, which may be narrower."""
-    return f"{title(results)}: average accuracy in % after each task"
-
-
-def _points(value: float, error: float, many: bool) -> str:
-    """A difference of accuracies: in points, which are no percentage."""
-    return percent(value, error, many, " points")
+    return f"{compare.title(results)}: average accuracy in % after each task"
 
 
 def notes(results: Results) -> list[str]:
-    """What a run brought besides, and how to read its table, in lines."""
+    """Returns a run's other measures, and how to read its table, in lines."""
     lines = []
     for method in results.methods:
         measures = [results.spread(method, name) for name in MEASURES[1:]]
-        told = ", ".join(
-            f"{name.replace('_', ' ')} "
-            + _points(s["mean"], s["standard_error"], s["n"] > 1)
-            for name, s in zip(MEASURES[1:], measures, strict=True)
-            if s["n"]
+        known = ", ".join(
+            f"{name.replace('_', ' ')} {spread_text(of, ' points')}"
+            for name, of in zip(MEASURES[1:], measures, strict=True)
+            if of["n"]
         )
-        if told:
-            lines.append(f"{method}: {told}")
+        if known:
+            lines.append(f"{method}: {known}")
     if any(len(results.of(method)) > 1 for method in results.methods):
         lines.append(ERRORS)
     return lines
@@ -119,10 +113,7 @@ def _comparison_row(results: Results, method: str) -> list[str]:
     spreads = [results.spread(method, name) for name in MEASURES]
     return [
         f"  {method}",
-        *(
-            percent(s["mean"], s["standard_error"], s["n"] > 1, "")
-            for s in spreads
-        ),
+        *map(spread_text, spreads),
         str(spreads[0]["n"]),
     ]
 
@@ -130,22 +121,69 @@ def _comparison_row(results: Results, method: str) -> list[str]:
 def comparison_notes(labelled: Labelled) -> list[str]:
     """Returns what must be known to read `comparison_table`, in lines."""
     lines = []
-    if any(
-        results.spread(method, MEASURES[0])["n"] > 1
-        for _, results in labelled
-        for method in results.methods
-    ):
+    spreads = [r.spread(m, MEASURES[0]) for _, r in labelled for m in r.methods]
+    if any(spread["n"] > 1 for spread in spreads):
         lines.append(ERRORS)
-    for different, heading in (
-        (differences(labelled), PROTOCOLS_DIFFER),
-        (different_settings(labelled), SETTINGS_DIFFER),
+    for label, results in labelled:
+        lines += _merged(label, results)
+        lines += _unfinished(label, results)
+        if results.config.get("held_out"):
+            lines.append(f"{label} is judged on {compare.HELD_OUT}.")
+    for found, heading in (
+        (compare.differences(labelled), PROTOCOLS_DIFFER),
+        (compare.different_settings(labelled), SETTINGS_DIFFER),
     ):
-        if different:
-            lines.append(heading)
-        for name, values in different:
-            told = (f"{v} in {', '.join(names)}" for v, names in values.items())
-            lines.append(f"  {name}: {'; '.join(told)}")
+        if found:
+            lines += [heading, *_values(found)]
     return lines
+
+
+def _merged(label: str, results: Results) -> list[str]:
+    """Says which runs were merged, and what of them counts once."""
+    if not results.members:
+        return []
+    names = ", ".join(name for name, _ in results.members)
+    lines = [f"{label} differ in the seed alone and are one run: {names}"]
+    for (first, *others), trials in compare.repeated(results).items():
+        lines.append(
+            f"  counted once, from {first}, and not from {', '.join(others)}: "
+            f"{', '.join(trials)}"
+        )
+    versions = compare.differing(
+        (name, member.versions) for name, member in results.members
+    )
+    return lines + [
+        f"  versions of {line.strip()}" for line in _values(versions)
+    ]
+
+
+def _unfinished(label: str, results: Results) -> list[str]:
+    """Says which trials are not in the table."""
+    lines = [
+        f"{label}: {trial.method} with seed {trial.seed} was given up: "
+        f"{trial.failed}"
+        for trial in results.trials
+        if trial.failed is not None
+    ]
+    count = len(compare.planned(results))
+    left = count - sum(trial.is_over for trial in results.trials)
+    if left:
+        lines.append(f"{label}: {left} of {count} trials are not finished.")
+    return lines
+
+
+def _values(differences: compare.Differences) -> list[str]:
+    return [
+        f"  {name}: "
+        + "; ".join(f"{v} in {', '.join(names)}" for v, names in of.items())
+        for name, of in differences
+    ]
+
+
+def spread_text(spread: Spread, unit: str = "") -> str:
+    """Returns a mean with its error in percent, or in points."""
+    error, many = spread["standard_error"], spread["n"] > 1
+    return percent(spread["mean"], error, many, unit)
 
 
 def percent(mean: float, error: float, many: bool, unit: str = " %") -> str:
