@@ -1,6 +1,5 @@
-"""Files that are all there or not at all."""
+"""Files that are written whole or not at all; JSON."""
 
-import hashlib
 import json
 import math
 import os
@@ -22,11 +21,10 @@ DRAFT = ".draft-"
 
 
 class DamagedFile(RunError):
-    """A file is not what was written, or was never ours."""
+    """A file is not as it was written, or keras-si never wrote it."""
 
     def __init__(self, path: Path, problem: object) -> None:
         super().__init__(f"{path} is damaged: {problem}")
-        self.path, self.problem = path, problem
 
 
 def write_atomically(
@@ -40,7 +38,7 @@ def write_atomically(
             given.
 
     Raises:
-        RunError: If it could not be written. The old file is as it was.
+        RunError: If the file could not be written. The old one is as it was.
     """
     path = pathlib.Path(path)
     draft = path.with_name(f"{DRAFT}{os.getpid()}.{path.name}")
@@ -54,15 +52,17 @@ def write_atomically(
             os.fsync(file.fileno())
         os.replace(draft, path)
         _sync_folder(path.parent)
-    except OSError as error:
-        _remove_quietly(draft)
+    except BaseException as error:
+        try:
+            draft.unlink(missing_ok=True)
+        except OSError:
+            pass  # The first error says more.
+        if not isinstance(error, OSError):
+            raise
         raise RunError(
-            f"{path} could not be written ({_reason(error, path)}); make "
+            f"{path} could not be written ({error.strerror or error}); make "
             "room, or see that its folder is there and can be written"
         ) from error
-    except BaseException:
-        _remove_quietly(draft)
-        raise
 
 
 def _sync_folder(path: Path) -> None:
@@ -74,28 +74,14 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_quietly(path: pathlib.Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        pass  # The error that is being told matters more.
-
-
-def _reason(error: OSError, path: pathlib.Path) -> str:
-    if not path.parent.is_dir():
-        return "its folder is gone"
-    return error.strerror or str(error)
-
-
 def remove(path: Path) -> None:
-    """Removes a file of a run, if it is there.
+    """Removes a file, if it is there.
 
     Raises:
-        RunError: If it cannot be.
+        RunError: If it cannot be removed.
     """
-    path = pathlib.Path(path)
     try:
-        path.unlink(missing_ok=True)
+        pathlib.Path(path).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(
             f"{path} could not be removed ({error.strerror}); see that its "
@@ -126,70 +112,11 @@ def read_json(path: Path) -> Record:
     """
     try:
         content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise DamagedFile(path, "it is nested too deeply") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedFile(path, error) from error
     if not isinstance(content, dict):
-        raise DamagedFile(path, "it holds no JSON object")
+        raise DamagedFile(path, "it has no JSON object")
     return content
-
-
-def check_schema(
-    path: Path,
-    found: Any,
-    expected: int,
-    problem: str,
-) -> None:
-    """Refuses a file of a newer keras-si, and one that is none of ours.
-
-    Args:
-        path: The file.
-        found: Its schema, whatever it is.
-        expected: The one that is written.
-        problem: What is wrong if `found` is none.
-
-    Raises:
-        RunError: If it is newer.
-        DamagedFile: If it is none that is read.
-    """
-    if type(found) is int and found > expected:
-        raise RunError(
-            f"{path} has schema {found}, this keras-si reads {expected}; "
-            "update keras-si"
-        )
-    if type(found) is not int or found < expected:
-        raise DamagedFile(path, problem)
-
-
-def file_record(path: Path) -> Record:
-    """Returns size and checksum of a file, for `check_file`.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    size = os.path.getsize(path)
-    return {"size": size, "checksum": file_checksum(path)}
-
-
-def check_file(path: Path, expected: Record) -> None:
-    """Raises `DamagedFile` unless the file is that of the `file_record`."""
-    try:
-        size = os.path.getsize(path)
-        if size != expected["size"]:
-            raise DamagedFile(
-                path, f"it has {size} bytes, expected {expected['size']}"
-            )
-        if file_checksum(path) != expected["checksum"]:
-            raise DamagedFile(path, "its checksum does not fit")
-    except OSError as error:
-        raise DamagedFile(path, error.strerror) from error
-
-
-def file_checksum(path: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _on_one_line(match: re.Match[str]) -> str:
@@ -205,3 +132,19 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return None
     return value
+
+
+def check_schema(path: Path, found: Any, expected: int, problem: str) -> None:
+    """Refuses a file of a newer keras-si, and one that is not a file of it.
+
+    Raises:
+        RunError: If it is newer.
+        DamagedFile: If it has no schema that is read.
+    """
+    if type(found) is int and found > expected:
+        raise RunError(
+            f"{path} has schema {found}, this keras-si reads {expected}; "
+            "update keras-si"
+        )
+    if found != expected:
+        raise DamagedFile(path, problem)

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import os
 import pathlib
 import re
-import socket
 import sys
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +24,6 @@ from ..errors import OptionError, RunError
 from ..files import Path
 
 EMBEDDED = pathlib.Path(__file__).parents[1] / "datasets"
-# Long enough for a slow network, short enough not to look like hanging.
-REACH_SECONDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +171,11 @@ def _builder(name: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(name, known)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        where = data_dir or os.environ.get("TFDS_DATA_DIR")
         raise OptionError(
             "--dataset",
             f"TensorFlow Datasets knows no {name!r} and none is prepared in "
-            f"{data_dir or _default_dir()}{hint or ': check the name'}",
+            f"{where or '~/tensorflow_datasets'}: check the name",
         ) from None
     except Exception as error:
         # TFDS raises what the builders raise: configurations that do not
@@ -263,16 +255,6 @@ def _split(
 
 
 def _download(name: str, builder: tfds.core.DatasetBuilder) -> None:
-    where = pathlib.Path(builder.data_dir)
-    how = (
-        f"{name!r} is not prepared in {where}, and cannot be downloaded "
-        "({}); on a machine with network run `tfds build {}` and give its "
-        "data folder here with --data-dir"
-    )
-    unreachable = _unreachable_hosts(builder)
-    if unreachable:
-        reason = f"no connection to {', '.join(unreachable)}"
-        raise RunError(how.format(reason, name))
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -281,34 +263,12 @@ def _download(name: str, builder: tfds.core.DatasetBuilder) -> None:
         with contextlib.redirect_stdout(sys.stderr):
             builder.download_and_prepare(download_config=config)
     except Exception as error:
-        raise RunError(how.format(_first_line(error), name)) from error
-
-
-def _unreachable_hosts(builder: tfds.core.DatasetBuilder) -> list[str]:
-    """Returns the dataset's hosts if none of them can be reached.
-
-    TFDS itself retries for minutes before it gives up. Behind a proxy only
-    the proxy can tell, so there the question is left to TFDS.
-    """
-    if urllib.request.getproxies():
-        return []
-    hosts = {}
-    for url in builder.url_infos:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme in ("http", "https", "ftp") and parts.hostname:
-            default = {"http": 80, "https": 443, "ftp": 21}[parts.scheme]
-            hosts[parts.hostname] = parts.port or default
-    for host, port in hosts.items():
-        try:
-            with socket.create_connection((host, port), REACH_SECONDS):
-                return []
-        except OSError:
-            continue
-    return sorted(hosts)
-
-
-def _default_dir() -> str:
-    return os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        raise RunError(
+            f"{name!r} is not prepared in {builder.data_dir}, and cannot be "
+            f"downloaded ({_first_line(error)}); on a machine with network "
+            f"run `tfds build {name}` and give its data folder here with "
+            "--data-dir"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -11,19 +11,28 @@ from keras_si import OutputMask
 
 from ..errors import OptionError
 from .config import RunConfig
-from .pixels import ToFeatures
 from .presets import BENCHMARKS
 
 # Each half of the net takes two pixels off and halves the rest.
 SMALLEST_FOR_CONVOLUTIONS = 10
 KERNELS = {"zeros": "zeros", "glorot": "glorot_uniform"}
+# The graph's optimizer may rewrite a division by a constant as this product;
+# writing the product keeps eager and graph values the same.
+SCALE = np.float32(1 / 255)
+
+
+class ToFeatures(keras.layers.Layer):
+    """Bytes of pixels to float32 features in [0, 1].
+
+    As the first layer of a net, so that only bytes travel to an accelerator.
+    """
+
+    def call(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.ops.cast(pixels, "float32") * SCALE
 
 
 def build(
-    config: RunConfig,
-    image_shape: Sequence[int],
-    num_outputs: int,
-    from_bytes: bool = False,
+    config: RunConfig, image_shape: Sequence[int], num_outputs: int
 ) -> keras.Model:
     """Returns the net of the configured benchmark, not compiled.
 
@@ -31,13 +40,9 @@ def build(
         config: A `RunConfig`.
         image_shape: Height, width and channels; the net takes flat images.
         num_outputs: Units of the layer of logits.
-        from_bytes: Whether it begins with a `ToFeatures` layer.
     """
     num_features = image_shape[0] * image_shape[1] * image_shape[2]
-    if from_bytes:
-        first = [keras.Input((num_features,), dtype="uint8"), ToFeatures()]
-    else:
-        first = [keras.Input((num_features,), name="pixels")]
+    first = [keras.Input((num_features,), dtype="uint8"), ToFeatures()]
     # In the order of the net: each layer draws its seed when it is made.
     if BENCHMARKS[config.benchmark].net == "conv":
         body = _convolutions(image_shape) + _dense(config.hidden, dropout=0.5)
@@ -170,13 +175,6 @@ def reset_optimizer(model: keras.Model) -> None:
         if variable is not optimizer.learning_rate:
             zeros = keras.ops.zeros(variable.shape, variable.dtype)
             variable.assign(zeros)
-
-
-def set_permutation(model: keras.Model, permutation: np.ndarray) -> None:
-    """Tells a net that begins with the bytes which permutation is next."""
-    for layer in model.layers:
-        if isinstance(layer, ToFeatures):
-            layer.permutation.assign(permutation)
 
 
 def set_active_outputs(model: keras.Model, outputs: Iterable[int]) -> None:

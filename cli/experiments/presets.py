@@ -2,8 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-
-from ..files import Options
+from typing import Any
 
 PAPER = "Zenke, Poole & Ganguli 2017"
 VAN_DE_VEN = "van de Ven & Tolias 2018"
@@ -20,20 +19,37 @@ SCENARIOS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
     """Defaults for the options of `run`, and where they come from.
 
     Args:
         source: Paper and section, or how else the values were found.
-        values: By the names of `RunConfig`. Of `epochs` and `steps` it holds
-            one.
-        by_scenario: What differs from scenario to scenario, by its name.
+        strength: A number, or one for each scenario by its name.
+
+    The others are those of `RunConfig`; of `epochs` and `steps` it has one.
     """
 
     source: str
-    values: Options
-    by_scenario: Mapping[str, Options] = dataclasses.field(default_factory=dict)
+    tasks: int
+    batch_size: int
+    hidden: tuple[int, ...]
+    learning_rate: float
+    reset_optimizer: bool
+    output_weights: str
+    strength: float | Mapping[str, float]
+    damping: float
+    epochs: int | None = None
+    steps: int | None = None
+    padding: int = 0
+
+    def options(self, scenario: str) -> dict[str, Any]:
+        """Returns the values by the names of `RunConfig`."""
+        values = dataclasses.asdict(self)
+        del values["source"]
+        if isinstance(self.strength, Mapping):
+            values["strength"] = self.strength[scenario]
+        return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +78,22 @@ class Benchmark:
     tasks_elsewhere: int | None = None
 
 
-PMNIST_PAPER = {
-    "tasks": 10,
-    "epochs": 20,
-    "batch_size": 256,
-    "hidden": (2000, 2000),
-    "learning_rate": 1e-3,
-    "reset_optimizer": False,
-    "output_weights": "glorot",
-    "strength": 0.1,
-    "damping": 0.1,
-}
-
+PMNIST_PAPER = Preset(
+    source=(
+        f"{PAPER}, section 4.2, with the settings of the authors' code: "
+        "2x2000 ReLU, Adam 1e-3 with its state kept between tasks, batch "
+        "256, 20 epochs a task, xi=0.1, c=0.1"
+    ),
+    tasks=10,
+    epochs=20,
+    batch_size=256,
+    hidden=(2000, 2000),
+    learning_rate=1e-3,
+    reset_optimizer=False,
+    output_weights="glorot",
+    strength=0.1,
+    damping=0.1,
+)
 PMNIST = Benchmark(
     title="permuted MNIST",
     source=f"{PAPER}, section 4.2",
@@ -82,63 +102,55 @@ PMNIST = Benchmark(
     scenarios=("domain",),
     splits_classes=False,
     presets={
-        "quick": Preset(
+        "quick": dataclasses.replace(
+            PMNIST_PAPER,
             source=(
                 "the paper's net and tasks, one epoch a task, where three "
                 "times the paper's learning rate stands in for its 20 "
                 "epochs; judged on 10,000 training images held out "
                 "(benchmarks/README.md)"
             ),
-            values={
-                **PMNIST_PAPER,
-                "epochs": 1,
-                "learning_rate": 3e-3,
-                "strength": 10.0,
-            },
+            epochs=1,
+            learning_rate=3e-3,
+            strength=10.0,
         ),
-        "paper": Preset(
-            source=(
-                f"{PAPER}, section 4.2, with the settings of the "
-                "authors' code: 2x2000 ReLU, Adam 1e-3 with its state "
-                "kept between tasks, batch 256, 20 epochs a task, "
-                "xi=0.1, c=0.1"
-            ),
-            values=PMNIST_PAPER,
-        ),
+        "paper": PMNIST_PAPER,
         "vandeven": Preset(
             source=(
                 f"{VAN_DE_VEN}, permuted MNIST, domain-incremental: images "
                 "padded to 32x32, 2x1000 ReLU, Adam 1e-4, batch 128, 5000 "
                 "steps a task; " + VAN_DE_VEN_STRENGTH
             ),
-            values={
-                "tasks": 10,
-                "padding": 2,
-                "steps": 5000,
-                "batch_size": 128,
-                "hidden": (1000, 1000),
-                "learning_rate": 1e-4,
-                "reset_optimizer": False,
-                "output_weights": "glorot",
-                "strength": 10.0,
-                "damping": 0.1,
-            },
+            tasks=10,
+            padding=2,
+            steps=5000,
+            batch_size=128,
+            hidden=(1000, 1000),
+            learning_rate=1e-4,
+            reset_optimizer=False,
+            output_weights="glorot",
+            strength=10.0,
+            damping=0.1,
         ),
     },
 )
 
-SMNIST_PAPER = {
-    "tasks": 5,
-    "epochs": 10,
-    "batch_size": 64,
-    "hidden": (256, 256),
-    "learning_rate": 1e-3,
-    "reset_optimizer": True,
-    "output_weights": "zeros",
-    "strength": 1.0,
-    "damping": 1e-3,
-}
-
+SMNIST_PAPER = Preset(
+    source=(
+        f"{PAPER}, section 4.1, with the settings of the authors' code: "
+        "2x256 ReLU, masked softmax, output weights at zero, Adam 1e-3 reset "
+        "for each task, batch 64, 10 epochs a task, xi=1e-3, c=1"
+    ),
+    tasks=5,
+    epochs=10,
+    batch_size=64,
+    hidden=(256, 256),
+    learning_rate=1e-3,
+    reset_optimizer=True,
+    output_weights="zeros",
+    strength=1.0,
+    damping=1e-3,
+)
 SMNIST = Benchmark(
     title="split MNIST",
     source=f"{PAPER}, section 4.1",
@@ -146,55 +158,47 @@ SMNIST = Benchmark(
     net="dense",
     scenarios=("task", "domain", "class"),
     presets={
-        "quick": Preset(
+        "quick": dataclasses.replace(
+            SMNIST_PAPER,
             source="the paper's protocol, two epochs a task in place of 10",
-            values={**SMNIST_PAPER, "epochs": 2},
+            epochs=2,
         ),
-        "paper": Preset(
-            source=(
-                f"{PAPER}, section 4.1, with the settings of the authors' "
-                "code: 2x256 ReLU, masked softmax, output weights at zero, "
-                "Adam 1e-3 reset for each task, batch 64, 10 epochs a task, "
-                "xi=1e-3, c=1"
-            ),
-            values=SMNIST_PAPER,
-        ),
+        "paper": SMNIST_PAPER,
         "vandeven": Preset(
             source=(
                 f"{VAN_DE_VEN}, split MNIST: 2x400 ReLU, Adam 1e-3, batch "
                 "128, 2000 steps a task; " + VAN_DE_VEN_STRENGTH
             ),
-            values={
-                "tasks": 5,
-                "steps": 2000,
-                "batch_size": 128,
-                "hidden": (400, 400),
-                "learning_rate": 1e-3,
-                "reset_optimizer": False,
-                "output_weights": "glorot",
-                "damping": 0.1,
-            },
-            by_scenario={
-                "task": {"strength": 10.0},
-                "domain": {"strength": 50000.0},
-                "class": {"strength": 5000.0},
-            },
+            tasks=5,
+            steps=2000,
+            batch_size=128,
+            hidden=(400, 400),
+            learning_rate=1e-3,
+            reset_optimizer=False,
+            output_weights="glorot",
+            strength={"task": 10.0, "domain": 50000.0, "class": 5000.0},
+            damping=0.1,
         ),
     },
 )
 
-SCIFAR_PAPER = {
-    "tasks": 6,
-    "epochs": 60,
-    "batch_size": 256,
-    "hidden": (512,),
-    "learning_rate": 1e-3,
-    "reset_optimizer": True,
-    "output_weights": "zeros",
-    "strength": 0.01,
-    "damping": 1e-3,
-}
-
+SCIFAR_PAPER = Preset(
+    source=(
+        f"{PAPER}, section 4.3, with the settings of the authors' code: conv "
+        "32-32-pool-64-64-pool, dense 512, dropout .25, .25 and .5, masked "
+        "softmax, output weights at zero, Adam 1e-3 reset for each task, "
+        "batch 256, 60 epochs a task, xi=1e-3, c=0.01"
+    ),
+    tasks=6,
+    epochs=60,
+    batch_size=256,
+    hidden=(512,),
+    learning_rate=1e-3,
+    reset_optimizer=True,
+    output_weights="zeros",
+    strength=0.01,
+    damping=1e-3,
+)
 SCIFAR = Benchmark(
     title="split CIFAR",
     source=f"{PAPER}, section 4.3",
@@ -203,31 +207,13 @@ SCIFAR = Benchmark(
     scenarios=("task", "domain", "class"),
     tasks_elsewhere=5,
     presets={
-        "quick": Preset(
+        "quick": dataclasses.replace(
+            SCIFAR_PAPER,
             source="the paper's protocol, four epochs a task in place of 60",
-            values={**SCIFAR_PAPER, "epochs": 4},
+            epochs=4,
         ),
-        "paper": Preset(
-            source=(
-                f"{PAPER}, section 4.3, with the settings of the authors' "
-                "code: conv 32-32-pool-64-64-pool, dense 512, dropout .25, "
-                ".25 and .5, masked softmax, output weights at zero, Adam "
-                "1e-3 reset for each task, batch 256, 60 epochs a task, "
-                "xi=1e-3, c=0.01"
-            ),
-            values=SCIFAR_PAPER,
-        ),
+        "paper": SCIFAR_PAPER,
     },
 )
 
 BENCHMARKS = {"pmnist": PMNIST, "smnist": SMNIST, "scifar": SCIFAR}
-
-# Of the options that no preset sets.
-DEFAULTS: Options = {
-    "seed": 0,
-    "seeds": 1,
-    "precision": "float32",
-    "jit": "auto",
-}
-METHODS_RUN = ("si", "naive")
-METHODS_TUNED = ("si",)

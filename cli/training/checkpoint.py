@@ -1,36 +1,43 @@
-"""Checkpoints of a run: written so that a kill at any moment leaves one.
+"""Checkpoints: one `.npz` with arrays, and where the run stands.
 
-Two slots take turns. Each is a JSON file that says where the run stands and,
-while a method is under way, the file of what its model and the method know,
-named with its checksum. A slot is overwritten with that first: until its JSON
-follows, the checksum does not fit, and the other slot is the one to go on
-from.
+It is written beside the old one and takes its place in one step, so a kill
+at any moment leaves a whole one. Each member of an `.npz` has a CRC-32, which
+shows what a disk or a person has changed since.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
+import struct
+import zipfile
+import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from .. import files
+from ..errors import RunError
 from ..files import Path, Record
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    import keras
 
-SCHEMA = 3
-SLOTS = (0, 1)
-ENDINGS = {
-    "json": "json",
-    "state": "npz",
-}
+    from ..methods import Method
+
+CHECKPOINT = "checkpoint.npz"
+# 3 were two slots of two files each.
+SCHEMA = 4
+# What reading a damaged `.npz` raises.
+ERRORS = (
+    *(EOFError, KeyError, OSError, RuntimeError, ValueError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Position:
-    """What comes next in the run under way.
+    """What comes next in the trial under way.
 
     Args:
         task: Index of the task.
@@ -43,186 +50,108 @@ class Position:
     epoch: int = 0
     is_trained: bool = False
 
-    @property
-    def is_start(self) -> bool:
-        return self == Position()
 
-
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """Where a run stood.
 
     Args:
-        config: The options of the run, as `RunConfig.to_dict` gives them.
-        made_with: What it was run with, versions and device: at first, and
-            each time it went on with others. A list of objects.
-        trials: The records of all trials so far; the last may be under way.
+        results: Its results so far, as `Results.to_dict` gives them; the
+            last trial may be under way.
         position: What comes next in that one.
-        files: Paths of what its model and method know, by name, for
-            `model_state.restore`. None between two runs.
+        variables: What its model and its method knew, for `restore`; none
+            between two trials.
     """
 
-    config: Record
-    made_with: list[Record]
-    trials: list[Record]
-    position: Position
-    files: dict[str, pathlib.Path]
+    results: Record
+    position: Position = Position()
+    variables: Sequence[Any] = ()
 
-
-# Slot, number and record of files of a checkpoint.
-Newest: TypeAlias = tuple[int, int, Record]
-# Of one that is not there.
-NONE: Newest = (1, 0, {})
-
-
-class Checkpoints:
-    """Writes the checkpoints of one run folder.
-
-    Args:
-        folder: The run folder.
-        config, made_with: As in `Checkpoint`.
-        newest: The checkpoint to keep until another one is good, as `read`
-            gives it.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        config: Record,
-        made_with: list[Record],
-        newest: Newest = NONE,
-    ) -> None:
-        self._folder = pathlib.Path(folder)
-        self._config = config
-        self._made_with = made_with
-        self._slot, self._number, self._saved = newest
-
-    def save(
-        self,
-        trials: list[Record],
-        position: Position,
-        variables: Sequence[npt.ArrayLike],
-    ) -> None:
-        """Saves where the run stands, and all that it knows.
-
-        Args:
-            trials, position: As in `Checkpoint`.
-            variables: What its model and method know, in a fixed order:
-                arrays, or what NumPy makes an array of when its turn comes.
-        """
+    def save(self, folder: Path) -> None:
+        """Writes it into a run folder, in place of the one before."""
         import numpy as np  # Here: `--help` has no use for it.
 
-        slot = 1 - self._slot
-        path = _path(self._folder, slot, "state")
-        files.write_atomically(path, lambda file: np.savez(file, *variables))
-        self._saved = {"state": files.file_record(path)}
-        self._slot = slot
-        self._write(trials, position)
-
-    def update(self, trials: list[Record], position: Position) -> None:
-        """Saves where the run stands, its variables being as in `save`."""
-        self._write(trials, position)
-
-    def between_runs(self, trials: list[Record]) -> None:
-        """Saves that a run is over and the next one has not begun."""
-        self._slot, self._saved = 1 - self._slot, {}
-        self._write(trials, Position())
-
-    def _write(self, trials: list[Record], position: Position) -> None:
-        self._number += 1
-        files.write_json(
-            _path(self._folder, self._slot, "json"),
-            {
-                "schema": SCHEMA,
-                "number": self._number,
-                "config": self._config,
-                "made_with": self._made_with,
-                "trials": trials,
-                "position": dataclasses.asdict(position),
-                "files": self._saved,
-            },
+        record = {
+            "schema": SCHEMA,
+            "position": dataclasses.asdict(self.position),
+            "results": files.as_json(self.results),
+        }
+        files.write_atomically(
+            pathlib.Path(folder) / CHECKPOINT,
+            lambda file: np.savez(
+                file, *self.variables, record=json.dumps(record)
+            ),
         )
 
-    def remove(self) -> None:
-        """Removes the checkpoints: the run is complete."""
-        for slot in SLOTS:
-            for name in ENDINGS:
-                files.remove(_path(self._folder, slot, name))
 
-
-class NoCheckpoints(Checkpoints):
-    """Those of a run that nobody will go on with: none are written."""
-
-    def save(
-        self,
-        trials: list[Record],
-        position: Position,
-        variables: Sequence[npt.ArrayLike],
-    ) -> None:
-        pass
-
-    def _write(self, trials: list[Record], position: Position) -> None:
-        pass
-
-
-def read(folder: Path) -> tuple[Checkpoint | None, Newest, list[str]]:
-    """Reads the newest good checkpoint of a folder.
-
-    Returns:
-        The `Checkpoint` or `None`, what to hand to `Checkpoints` as the
-        newest, and the problems of those that are damaged: a list of
-        one-line texts.
+def load(folder: Path) -> Checkpoint | None:
+    """Reads the checkpoint of a run folder; `None` if there is none.
 
     Raises:
-        RunError: If a newer keras-si wrote one.
+        DamagedFile: If it is not as it was written.
+        RunError: If it is of a newer keras-si.
     """
-    good, problems = [], []
-    for slot in SLOTS:
-        try:
-            found = _read_slot(pathlib.Path(folder), slot)
-        except files.DamagedFile as error:
-            problems.append(str(error))
-        else:
-            good += [found] if found else []
-    if not good:
-        return None, NONE, problems
-    checkpoint, newest = max(good, key=lambda found: found[1][1])
-    return checkpoint, newest, problems
+    import numpy as np
 
-
-def _read_slot(
-    folder: pathlib.Path, slot: int
-) -> tuple[Checkpoint, Newest] | None:
-    path = _path(folder, slot, "json")
-    try:
-        content = files.read_json(path)
-    except FileNotFoundError:
+    path = pathlib.Path(folder) / CHECKPOINT
+    if not path.exists():
         return None
-    except OSError as error:
-        raise files.DamagedFile(path, error.strerror) from error
-    files.check_schema(
-        path, content.get("schema"), SCHEMA, "it is no checkpoint"
-    )
     try:
-        checkpoint = Checkpoint(
-            content["config"],
-            content["made_with"],
-            content["trials"],
-            Position(**content["position"]),
-            {name: _path(folder, slot, name) for name in content["files"]},
+        with zipfile.ZipFile(path) as members:
+            # NumPy reads no further than the shape says, which may be wrong.
+            damaged = members.testzip()
+        if damaged is not None:
+            raise files.DamagedFile(path, f"the CRC of {damaged} is wrong")
+        with np.load(path, allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
+        record = json.loads(str(arrays.pop("record")))
+        schema = record["schema"]
+        variables = [arrays[f"arr_{index}"] for index in range(len(arrays))]
+    except (*ERRORS, TypeError) as error:
+        raise files.DamagedFile(path, error) from error
+    files.check_schema(path, schema, SCHEMA, f"its schema is {schema!r}")
+    return Checkpoint(
+        record["results"], Position(**record["position"]), variables
+    )
+
+
+def variables(model: keras.Model, method: Method) -> list[keras.Variable]:
+    """Returns all that a model and its method know.
+
+    Weights, where the random generators of dropout stand, the optimizer's
+    state with SI's in it, and what the method remembers itself.
+    """
+    return [*model.variables, *model.optimizer.variables, *method.variables]
+
+
+def restore(model: keras.Model, method: Method, arrays: Sequence[Any]) -> None:
+    """Gives a new model, and its method, what another process knew.
+
+    Args:
+        model: The compiled model, as it is at a trial's start.
+        method: Its `Method`.
+        arrays: Those of a `Checkpoint`.
+
+    Raises:
+        RunError: If the arrays do not fit the model. Nothing is assigned.
+    """
+    for callback in method.callbacks():
+        # SI's state is part of the optimizer that it attaches.
+        callback.set_model(model)
+    model.optimizer.build(model.trainable_variables)
+    targets = variables(model, method)
+    found = [(array.shape, array.dtype.name) for array in arrays]
+    expected = [(tuple(v.shape), str(v.dtype)) for v in targets]
+    if found != expected:
+        raise RunError(
+            f"the arrays of {CHECKPOINT} are not those of this run's model: "
+            "another version of keras-si or Keras wrote it; go on with that "
+            "version, or start again with --overwrite"
         )
-        for name, path_of_it in checkpoint.files.items():
-            files.check_file(path_of_it, content["files"][name])
-        newest = slot, content["number"], content["files"]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise files.DamagedFile(path, "it is no checkpoint") from error
-    return checkpoint, newest
+    for variable, array in zip(targets, arrays, strict=True):
+        variable.assign(array)
 
 
-def exists(folder: pathlib.Path) -> bool:
-    """Whether there is a checkpoint in a folder, good or not."""
-    return any(_path(folder, slot, "json").exists() for slot in SLOTS)
-
-
-def _path(folder: pathlib.Path, slot: int, name: str) -> pathlib.Path:
-    return folder / f"checkpoint-{slot}.{ENDINGS[name]}"
+def remove(folder: Path) -> None:
+    """Removes the checkpoint of a run folder: the run is complete."""
+    files.remove(pathlib.Path(folder) / CHECKPOINT)

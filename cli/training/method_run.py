@@ -1,6 +1,9 @@
-"""One method with one seed, task after task."""
+"""One trial: one method with one seed, task after task."""
+
+from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -11,141 +14,117 @@ import numpy as np
 from ..experiments import nets
 from ..experiments.config import RunConfig
 from ..experiments.data import Data
-from ..experiments.task import Task, Union, outputs_of
+from ..experiments.tasks import Task, Union, outputs_of
 from ..files import Record
 from ..methods import METHODS, Method
 from ..results.results import Results, Trial
-from . import model_state
-from .checkpoint import Checkpoints, Position
-from .observer import Observer
-from .resume import Standing
-from .watching import Batches, Diverged, Passes
+from . import checkpoint
+from .checkpoint import Position
+from .folder import Standing
+from .progress import Progress
 
 # How often, in tasks, to look for what is left of their pipelines: it is in
 # cycles, for which Python by itself looks after some hundred tasks.
 TASKS_PER_COLLECTION = 10
 
 
+class Diverged(Exception):
+    """The loss or a weight has turned NaN or infinite."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"epoch {epoch + 1}")
+
+
 class MethodRun:
     """One method with one seed, task after task.
 
     Args:
-        run: The `Trial` to fill.
+        trial: The `Trial` to fill.
         tasks: The tasks, in order.
         dataset: The `data.Data` they come from.
         config: The `RunConfig`.
-        results: The `Results` that the run is part of.
-        checkpoints: The `Checkpoints` of the run folder.
-        observer: The `Observer`.
-        save_results: Writes the results to where they belong.
+        results: The `Results` that the trial is part of.
+        progress: Shows how it goes.
+        save: Writes the results and, where the position and the variables
+            are given, a checkpoint.
         after_task: See `runner.run`.
     """
 
     def __init__(
         self,
-        run: Trial,
+        trial: Trial,
         tasks: Sequence[Task],
         dataset: Data,
         config: RunConfig,
         results: Results,
-        checkpoints: Checkpoints,
-        observer: Observer,
-        save_results: Callable[[], None],
+        progress: Progress,
+        save: Callable[..., None],
         after_task: Callable[[Trial, int], None],
     ) -> None:
-        self.run = run
+        self.trial = trial
         self.tasks = tasks
         self.image_shape = dataset.train.images.shape[1:]
         self.config = config
         self.results = results
-        self.checkpoints = checkpoints
-        self.observer = observer
-        self.save_results = save_results
+        self.progress = progress
+        self.save = save
         self.after_task = after_task
-        # Also the names of variables start anew, so that methods can be
-        # compared.
+        # The names of variables start from the beginning, so that methods
+        # can be compared.
         keras.backend.clear_session()
         # After that, which forgets the policy too.
         keras.config.set_dtype_policy(config.precision)
-        self.method = METHODS[run.method](
+        self.method = METHODS[trial.method](
             strength=config.strength, damping=config.damping
         )
         self.model = self._new_model()
 
-    def __call__(self, standing: Standing) -> None:
-        """Goes from where the run stood to its end, or until it fails."""
+    def run(self, standing: Standing) -> None:
+        """Goes from where the trial stands to its end, or until it fails."""
         position = standing.position
-        if position.is_start:
+        if position == Position():
             self._evaluate_untrained()
-        if standing.files:
-            model_state.restore(self.model, self.method, standing.files)
+        if standing.variables:
+            checkpoint.restore(self.model, self.method, standing.variables)
         for task in self.tasks[position.task :]:
             if task.index > position.task:
                 position = Position(task.index)
             try:
                 self._run_task(task, position)
             except Diverged as error:
-                self.run.failed = (
+                self.trial.failed = (
                     "the loss or a weight turned NaN or infinite in task "
                     f"{task.index + 1}, {error}"
                 )
                 break
-        self.save_results()
-        self.checkpoints.between_runs(self._records())
+        self.save(Position(), ())
 
     def _run_task(self, task: Task, position: Position) -> None:
-        self.observer.task_started(self.run.method, self.run.seed, task.index)
+        self.progress.task_started(self.config, self.trial, task.index)
         started = self.clock = time.perf_counter()
         if position.epoch == 0:
             self._prepare(task)
         if not position.is_trained:
             self._train(task, position.epoch)
         trained = time.perf_counter()
-        self.observer.task_trained()
+        self.progress.evaluating()
         self._evaluate(task)
         evaluated = time.perf_counter()
-        self.run.evaluate_seconds += evaluated - trained
-        self.save_results()
-        # The model is as it was saved when it was trained.
-        self.checkpoints.update(self._records(), Position(task.index + 1))
-        self.observer.task_ended(self.run, task.index, evaluated - started)
-        self.after_task(self.run, task.index)
+        self.trial.evaluate_seconds += evaluated - trained
+        # The checkpoint stays: a kill from here on costs an evaluation.
+        self.save()
+        self.progress.task_ended(self.trial, task.index, evaluated - started)
+        self.after_task(self.trial, task.index)
         if (task.index + 1) % TASKS_PER_COLLECTION == 0:
             gc.collect()
 
-    def _save_pass(self, position: Position) -> None:
-        self._check_weights(position.epoch - 1)
-        self._save(position)
-
-    def _check_weights(self, epoch: int) -> None:
-        """Ends what has diverged, before it is saved or recorded."""
-        # The loss need not show it: ReLU makes 0 of NaN.
-        if not all(np.isfinite(w).all() for w in self.model.get_weights()):
-            raise Diverged(epoch)
-
-    def _save(self, position: Position) -> None:
-        """Saves the run and all it knows."""
-        self.run.train_seconds += time.perf_counter() - self.clock
-        self.checkpoints.save(
-            self._records(),
-            position,
-            model_state.variables(self.model, self.method),
-        )
-        self.clock = time.perf_counter()
-
-    def _records(self) -> list[Record]:
-        return [run.to_dict() for run in self.results.trials]
-
     def _new_model(self) -> keras.Model:
         """Returns the net: the same for every method with this seed."""
-        keras.utils.set_random_seed(self.run.seed)
+        keras.utils.set_random_seed(self.trial.seed)
         mixed = self.config.scenario == "task" and self.method.mixes_tasks
         outputs = [task.outputs for task in self.tasks] if mixed else None
         model = nets.build(
-            self.config,
-            self.image_shape,
-            max(outputs_of(self.tasks)) + 1,
-            from_bytes=self.tasks[0].as_bytes,
+            self.config, self.image_shape, max(outputs_of(self.tasks)) + 1
         )
         nets.compile_classifier(model, self.config, outputs)
         self.method.attach(model)
@@ -161,16 +140,15 @@ class MethodRun:
             nets.reset_optimizer(self.model)
 
     def _train(self, task: Task, first_pass: int) -> None:
-        so_far = self.tasks[: task.index + 1]
-        learned = learned_with(self.method, so_far)
-        nets.set_permutation(self.model, learned.permutation)
+        learned = learned_with(self.method, self.tasks[: task.index + 1])
         nets.set_active_outputs(self.model, self._active(task, learned.outputs))
         epochs, steps = length(self.config, learned)
         per_pass = learned.steps_per_epoch
         left = epochs * steps - first_pass * per_pass
         if self.config.steps is not None:
             steps = left
-        passes = Passes(
+        watch = _Watch(
+            self.progress,
             first_pass,
             per_pass,
             lambda done: self._save_pass(Position(task.index, done)),
@@ -180,22 +158,30 @@ class MethodRun:
             epochs=epochs,
             initial_epoch=first_pass if self.config.steps is None else 0,
             steps_per_epoch=steps,
-            callbacks=[
-                *self.method.callbacks(),
-                Batches(self.observer, passes),
-                passes,
-            ],
+            callbacks=[*self.method.callbacks(), watch],
             shuffle=False,  # The pipeline has done it.
             verbose=0,
         )
-        self._check_weights(passes.done)
+        self._check_weights(watch.done)
         self.method.end_task(self.model)
-        self.run.record_importance(task.index, self.method.importance())
-        self._save(Position(task.index, passes.done + 1, is_trained=True))
+        self.trial.record_importance(task.index, self.method.importance())
+        self._save_pass(Position(task.index, watch.done + 1, is_trained=True))
+
+    def _save_pass(self, position: Position) -> None:
+        self._check_weights(position.epoch - 1)
+        self.trial.train_seconds += time.perf_counter() - self.clock
+        self.save(position, checkpoint.variables(self.model, self.method))
+        self.clock = time.perf_counter()
+
+    def _check_weights(self, epoch: int) -> None:
+        """Ends what has diverged, before it is saved or recorded."""
+        # The loss need not show it: ReLU makes 0 of NaN.
+        if not all(np.isfinite(w).all() for w in self.model.get_weights()):
+            raise Diverged(epoch)
 
     def _evaluate(self, task: Task) -> None:
         """Fills a row: the tasks met, and for forward transfer the next."""
-        accuracy, now = self.run.accuracy, task.index
+        accuracy, now = self.trial.accuracy, task.index
         first = 0
         if self.method.new_net_per_task:
             # Their nets are gone; nothing has happened to them since.
@@ -210,17 +196,17 @@ class MethodRun:
         if not self._measures_forward_transfer():
             return
         for other in self.results.trials:
-            if other.seed == self.run.seed and not np.isnan(
+            if other.seed == self.trial.seed and not np.isnan(
                 other.untrained[-1]
             ):
-                self.run.untrained[:] = other.untrained
+                self.trial.untrained[:] = other.untrained
                 return
         for task in self.tasks[1:]:
-            self.run.untrained[task.index] = self._accuracy(task, task)
+            self.trial.untrained[task.index] = self._accuracy(task, task)
 
     def _measures_forward_transfer(self) -> bool:
-        # What a class never seen brings, is nothing; and a new net knows
-        # nothing of the tasks before.
+        # A class never seen is never named; a new net knows nothing of the
+        # tasks before.
         return (
             self.config.scenario != "class"
             and not self.method.new_net_per_task
@@ -239,6 +225,63 @@ class MethodRun:
         return _accuracy(self.model, tested)
 
 
+class _Watch(keras.callbacks.Callback):
+    """Shows each training step; ends what has diverged; saves each pass.
+
+    A pass is an epoch, as Keras counts them; where the length of a task is
+    given in steps, all of them are one epoch to Keras, with passes within.
+
+    Args:
+        progress: What to show it with.
+        done: How many passes there were before this `fit`.
+        steps: Of one pass.
+        save: Called with how many are done, after each but the last.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        done: int,
+        steps: int,
+        save: Callable[[int], None],
+    ) -> None:
+        super().__init__()
+        self.done = done
+        self._progress = progress
+        self._steps_per_pass = steps
+        self._save = save
+        self._epoch = self._steps = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Record | None = None) -> None:
+        self._epoch, self._steps = epoch, 0
+
+    def on_train_batch_end(
+        self, batch: int, logs: Record | None = None
+    ) -> None:
+        logs = logs or {}
+        # A mean over the epoch so far: it does not recover either. Keras's
+        # `TerminateOnNaN` would let `fit` end as if the task had ended.
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise Diverged(self.done)
+        self._progress.step(self._epoch, logs)
+        self._steps += 1
+        within = self._steps < self.params["steps"]
+        if within and self._steps % self._steps_per_pass == 0:
+            self._pass_ended()
+
+    def on_epoch_end(self, epoch: int, logs: Record | None = None) -> None:
+        # Not at its last batch: SI's own work for the epoch is done by now.
+        if epoch + 1 < self.params["epochs"]:
+            self._pass_ended()
+
+    def _pass_ended(self) -> None:
+        self.done += 1
+        # Under JAX, variables are empty while an epoch runs, until the model
+        # is asked for.
+        self.model  # noqa: B018
+        self._save(self.done)
+
+
 def learned_with(
     method: Method | type[Method], so_far: Sequence[Task]
 ) -> Task | Union:
@@ -255,8 +298,7 @@ def length(config: RunConfig, learned: Task | Union) -> tuple[int, int]:
 
 
 def _accuracy(model: keras.Model, task: Task) -> float:
-    nets.set_permutation(model, task.permutation)
-    logs = model.evaluate(task.test(), verbose=0, return_dict=True)
+    logs = model.evaluate(task.test, verbose=0, return_dict=True)
     # Back to the count that it is: the metric's mean is a rounded float32.
     count = len(task.test_examples)
     return round(logs["accuracy"] * count) / count

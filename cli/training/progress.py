@@ -1,74 +1,38 @@
-"""What is shown while a run goes: a live display, or a line for each task."""
+"""What is shown of a run: a bar in a terminal, lines when piped; its table."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from ..files import Record
-from .observer import Observer
 
 if TYPE_CHECKING:
     from ..experiments.config import RunConfig
-    from ..results.results import Trial
-
-# Drawing takes time from the training, and nobody reads faster than this.
-REFRESH_PER_SECOND = 5
+    from ..results.results import Results, Trial
 
 
-def observer() -> LiveProgress | LineProgress:
-    """Returns a live display if there is a terminal, else plain lines."""
-    # The standard output first: the error output is held back while
-    # TensorFlow starts.
-    for stream in (sys.stdout, sys.stderr):
-        if stream.isatty():
-            return LiveProgress(Console(file=stream, highlight=False))
-    return LineProgress()
+class Progress:
+    """A bar with loss, accuracy and time left, and a line for each task.
 
+    Where the standard output is no terminal, the lines alone.
 
-def task_line(run: Trial, task: int, seconds: float) -> str:
-    """Says in one line what a task has brought."""
-    return (
-        f"{run.method:<7} seed {run.seed}  "
-        f"task {task + 1:>2}/{len(run.accuracy)}  "
-        f"this task {100 * run.accuracy[task, task]:6.2f} %  "
-        f"average {100 * run.average_accuracy[task]:6.2f} %  "
-        f"{seconds:6.1f} s"
-    )
+    Args:
+        quiet: Whether nothing is shown at all.
+    """
 
-
-class LineProgress(Observer):
-    """A line for each task, for files and pipes."""
-
-    def __enter__(self) -> LineProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def notice(self, text: str) -> None:
-        print(f"note: {text}", file=sys.stderr, flush=True)
-
-    def task_ended(self, run: Trial, task: int, seconds: float) -> None:
-        # Flushed, so that a file can be watched.
-        print(task_line(run, task, seconds), flush=True)
-
-
-class LiveProgress(Observer):
-    """One live display: where the run is, loss, accuracy, time left."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
+    def __init__(self, quiet: bool = False) -> None:
+        console = Console(highlight=False, quiet=quiet)
+        self._progress = RichProgress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -76,7 +40,9 @@ class LiveProgress(Observer):
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(compact=True),
             console=console,
-            refresh_per_second=REFRESH_PER_SECOND,
+            disable=not console.is_terminal,
+            # Drawing takes time from the training; nobody reads faster.
+            refresh_per_second=5,
             # Each task brings its evaluation: look at more than one task.
             speed_estimate_period=120,
             transient=True,
@@ -86,52 +52,67 @@ class LiveProgress(Observer):
             "starting TensorFlow", total=None, numbers=""
         )
         self._where = ""
-        self._epochs = self._tasks = self._seeds = 1
 
-    def __enter__(self) -> LiveProgress:
+    def __enter__(self) -> Progress:
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def notice(self, text: str) -> None:
-        self._progress.console.print(Text(f"note: {text}"))
-
     def loading(self, dataset: str) -> None:
+        """The dataset is about to be loaded."""
         self._update(description=f"loading {dataset}")
 
-    def started(self, config: RunConfig, total_steps: int) -> None:
-        self._epochs, self._tasks = config.epochs or 1, config.tasks
-        self._seeds = config.seeds
-        self._update(total=total_steps)
+    def started(self, total: int, done: int) -> None:
+        """So many training steps in all; so many were done before."""
+        self._update(total=total, completed=done)
 
-    def resumed(self, steps: int) -> None:
-        self._update(completed=steps)
-
-    def task_started(self, method: str, seed: int, task: int) -> None:
-        seeded = f" seed {seed}" if self._seeds > 1 else ""
-        self._where = f"{method}{seeded} task {task + 1}/{self._tasks}"
+    def task_started(self, config: RunConfig, trial: Trial, task: int) -> None:
+        """The training on a task is about to start."""
+        seeded = f" seed {trial.seed}" if config.seeds > 1 else ""
+        self._where = f"{trial.method}{seeded} task {task + 1}/{config.tasks}"
         self._update(description=self._where, numbers="")
 
-    def batch_ended(self, epoch: int, logs: Record) -> None:
-        numbers = ""
-        if "loss" in logs:
-            numbers = f"loss {logs['loss']:.3f}"
+    def step(self, epoch: int, logs: Record) -> None:
+        """A training step has ended; `logs` are means over the epoch."""
+        numbers = f"loss {logs['loss']:.3f}" if "loss" in logs else ""
         if "accuracy" in logs:
             numbers += f" acc {100 * logs['accuracy']:.1f} %"
-        self._progress.update(
-            self._bar,
+        self._update(
             advance=1,
-            description=f"{self._where} epoch {epoch + 1}/{self._epochs}",
+            description=f"{self._where} epoch {epoch + 1}",
             numbers=numbers,
         )
 
-    def task_trained(self) -> None:
+    def evaluating(self) -> None:
+        """A task has been trained."""
         self._update(description=f"{self._where} evaluating")
 
-    def task_ended(self, run: Trial, task: int, seconds: float) -> None:
-        self._progress.console.print(Text(task_line(run, task, seconds)))
+    def task_ended(self, trial: Trial, task: int, seconds: float) -> None:
+        """A task has been evaluated on all tasks so far, and written."""
+        line = (
+            f"{trial.method:<7} seed {trial.seed}  "
+            f"task {task + 1:>2}/{len(trial.accuracy)}  "
+            f"this task {100 * trial.accuracy[task, task]:6.2f} %  "
+            f"average {100 * trial.average_accuracy[task]:6.2f} %  "
+            f"{seconds:6.1f} s"
+        )
+        self._progress.console.print(Text(line), soft_wrap=True)
 
     def _update(self, **fields: Any) -> None:
         self._progress.update(self._bar, **fields)
+
+
+def show(results: Results, folder: str) -> None:
+    """Prints the table of a run, its notes and where its files are."""
+    from ..results import tables
+
+    # What the user has named is text: not markup, and no :emoji: either.
+    console = Console(highlight=False)
+    console.print(Text(f"\n{tables.accuracy_title(results)}"))
+    console.print(tables.accuracy_table(results))
+    console.print()
+    for line in tables.notes(results):
+        console.print(Text(line))
+    console.print(Text(f"results and figures: {folder}"), soft_wrap=True)

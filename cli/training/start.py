@@ -1,22 +1,101 @@
-"""Starts the backend without showing its start-up chatter; its devices."""
+"""Starts a run: the folder, the backend without its messages, the training."""
+
+from __future__ import annotations
 
 import contextlib
 import json
 import logging
 import os
+import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from ..errors import OptionError, counted
+from ..errors import Interrupted, OptionError, RunError, counted
+from ..experiments.config import RunConfig
 from ..files import Record
+from . import folder as folder_module
+from . import progress as progress_module
+
+if TYPE_CHECKING:
+    from ..results.results import Results
 
 BACKENDS = ("tensorflow", "jax")
 
 
+def train(
+    config: RunConfig,
+    folder: str,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str | None = None,
+) -> None:
+    """Trains a run in its folder, or continues it, and shows the results.
+
+    Args:
+        config: The `RunConfig`.
+        folder: The run folder.
+        overwrite: Whether an earlier run in the folder may be replaced.
+        resume: Whether the run in the folder continues.
+        command: What it was started with.
+
+    Raises:
+        RunError: If a method has diverged; the others are kept.
+        Interrupted: If the user has pressed Ctrl-C.
+    """
+    check_backend()
+    with folder_module.held(folder, overwrite, resume):
+        try:
+            with progress_module.Progress() as progress:
+                import_quietly(deterministic=config.deterministic)
+                results = _train(config, folder, resume, command, progress)
+        except KeyboardInterrupt:
+            how = ""
+            # What stands there may be the run that was to be replaced.
+            with contextlib.suppress(OptionError, RunError):
+                if folder_module.read_config(folder)[0] == config:
+                    how = f"; to go on: keras-si resume {shlex.quote(folder)}"
+            raise Interrupted(f"interrupted{how}") from None
+    progress_module.show(results, folder)
+    failed = [trial for trial in results.trials if trial.failed is not None]
+    if failed:
+        raise RunError(
+            "; ".join(f"{t.method} seed {t.seed}: {t.failed}" for t in failed)
+        )
+
+
+def _train(
+    config: RunConfig,
+    folder: str,
+    resume: bool,
+    command: str | None,
+    progress: progress_module.Progress,
+) -> Results:
+    from . import runner
+
+    standing = None
+    if resume:
+        standing = folder_module.standing(folder, config)
+        notes = standing.notes
+        if standing.is_over:
+            notes = [f"the run in {folder} is over: nothing is left to train"]
+        elif standing.results is not None:
+            notes += folder_module.environment_changed(
+                standing.results, {"versions": versions(), "device": device()}
+            )
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        if standing.is_over and standing.results is not None:
+            return standing.results
+    return runner.run(
+        config, folder, progress=progress, standing=standing, command=command
+    )
+
+
 def import_quietly(
-    threads: int | None = None,
-    deterministic: bool = False,
+    threads: int | None = None, deterministic: bool = False
 ) -> None:
     """Imports TensorFlow, TFDS and Keras; prints nothing unless it fails.
 
@@ -63,23 +142,19 @@ def _native_stderr_held_back() -> Iterator[None]:
     saved = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
+        failed = False
         try:
             yield
         except Exception:
-            _restore(saved)
-            held.seek(0)
-            os.write(2, held.read())
+            failed = True
             raise
-        except BaseException:
-            _restore(saved)
-            raise
-        _restore(saved)
-
-
-def _restore(saved: int) -> None:
-    sys.stderr.flush()
-    os.dup2(saved, 2)
-    os.close(saved)
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            if failed:
+                held.seek(0)
+                os.write(2, held.read())
 
 
 def check_backend() -> None:
@@ -121,26 +196,28 @@ def be_deterministic() -> None:
 
 
 def versions() -> Record:
-    """Returns the versions of the backend and of TensorFlow."""
+    """Returns what a run is made with, for its results."""
+    import keras
     import tensorflow as tf
 
-    found = {"backend": backend(), "tensorflow": tf.__version__}
+    import keras_si
+
+    found = {
+        "keras_si": keras_si.__version__,
+        "keras": keras.__version__,
+        "backend": backend(),
+        "tensorflow": tf.__version__,
+    }
     if backend() == "jax":
         import jax
 
         found["jax"] = jax.__version__
-    return found
+    return {**found, "python": platform.python_version()}
 
 
 def on_accelerator() -> bool:
     """Whether the nets are trained on something else than CPUs."""
-    if backend() == "jax":
-        import jax
-
-        return jax.default_backend() != "cpu"
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
+    return not device().startswith("CPU")
 
 
 def device() -> str:
