@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import pathlib
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +24,10 @@ SCHEMA = 2
 KINDS = {"benchmark": str, "versions": dict, "device": str, "config": dict}
 OPTIONAL = {"resumed_with": list, "started": str, "command": str}
 LARGEST = 1e308
-# What reading something else ends in.
-NOT_OURS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+NAME_A_RUN = "name a folder that `keras-si run` has written"
 # The measures of a whole trial: properties of `Trial`.
 TRANSFER = ("backward_transfer", "forward_transfer", "forgetting")
 MEASURES = ("final_average_accuracy", *TRANSFER)
-# What is kept of the importance of each variable.
 IMPORTANCE = ("mean", "max")
 # What `spread` and `curve` return.
 Spread: TypeAlias = dict[str, Any]
@@ -120,8 +119,7 @@ class Trial:
     ) -> None:
         """Keeps mean and maximum of each variable's importance after a task."""
         for path, array in arrays.items():
-            tasks = len(self.accuracy)
-            unknown = {name: np.full(tasks, np.nan) for name in IMPORTANCE}
+            unknown = {n: self.accuracy[0] * np.nan for n in IMPORTANCE}
             of_variable = self.importance.setdefault(path, unknown)
             # In float64: a sum of many small numbers. JSON has no infinity.
             values = (array.mean(dtype="float64"), array.max())
@@ -151,7 +149,6 @@ class Trial:
 
     @classmethod
     def from_dict(cls, record: Record) -> Trial:
-        """Makes it from what `to_dict` gave, or raises one of `NOT_OURS`."""
         tasks, seconds = len(record["accuracy"]), record["seconds"]
         return cls(
             _typed(record, "method", str),
@@ -172,9 +169,8 @@ class Trial:
 class Results:
     """All trials of one `keras-si run`, and what they were made with.
 
-    `resumed_with` holds other `versions` and `device`s that it was resumed
-    with. `started` is a date in UTC as ISO 8601 has it. `members` are the runs
-    that `compare.merge` has made these results of.
+    `resumed_with` has other `versions` and `device`s that it was resumed with.
+    `members` are the runs that `compare.merge` has made these results of.
     """
 
     benchmark: str
@@ -182,7 +178,7 @@ class Results:
     device: str
     config: Record
     trials: list[Trial]
-    resumed_with: Sequence[Record] = ()
+    resumed_with: list[Record] = dataclasses.field(default_factory=list)
     started: str | None = None
     command: str | None = None
     members: Labelled = ()
@@ -228,9 +224,16 @@ class Results:
 
     @classmethod
     def from_dict(cls, record: Record) -> Results:
-        """Makes it from what `to_dict` gave, or raises one of `NOT_OURS`."""
-        if record["schema"] != SCHEMA:
-            raise ValueError(f"it has another schema than {SCHEMA}")
+        """Makes it from what `to_dict` gave; else raises `ValueError`."""
+        try:
+            return cls._from_dict(record)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as e:
+            raise ValueError(f"it is not as it was written ({e!r})") from e
+
+    @classmethod
+    def _from_dict(cls, record: Record) -> Results:
+        if (schema := record.get("schema")) != SCHEMA:
+            raise ValueError(f"it has schema {schema!r:.9}, expected {SCHEMA}")
         tasks = _typed(record["config"], "tasks", int)
         trials = [Trial.from_dict(trial) for trial in record["trials"]]
         if any(len(trial.accuracy) != tasks for trial in trials):
@@ -244,15 +247,13 @@ class Results:
     @classmethod
     def load(cls, path: Path) -> Results:
         """Reads a run folder, or its file; raises `RunError` if it is none."""
-        path = pathlib.Path(path)
-        path = path / RESULTS if path.is_dir() else path
+        path = pathlib.Path(path, RESULTS if os.path.isdir(path) else "")
         try:
             return cls.from_dict(files.read_json(path))
         except OSError as error:
-            problem = f"cannot read {path} ({error.strerror})"
-        except NOT_OURS as error:
-            problem = f"{path} is no results file of this keras-si ({error!r})"
-        raise RunError(f"{problem}; name a folder that `keras-si run` wrote")
+            raise RunError(f"{path}: {error.strerror}; {NAME_A_RUN}") from error
+        except ValueError as error:
+            raise files.DamagedFile(path, f"{error}; {NAME_A_RUN}") from error
 
     def save(self, folder: Path) -> None:
         """Writes them into a run folder."""
