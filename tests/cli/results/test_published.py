@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 RESULTS = ROOT / "examples" / "results"
 FOLDERS = sorted(path.parent for path in RESULTS.rglob("*.json"))
 
