@@ -173,7 +173,7 @@ def _uses(results: Results, setting: str) -> bool:
 
 
 def _options(results: Results, but: Sequence[str]) -> dict[str, Any]:
-    options = {"benchmark": results.benchmark, **results.config}
+    options = {**results.config, "benchmark": results.benchmark}
     data = results.versions.get("data")
     if data is not None:
         options["data"] = str(data)[:DIGITS]
