@@ -5,6 +5,7 @@ import pathlib
 import statistics
 
 import pytest
+from keras_si_cli.results.results import Results
 
 ROOT = pathlib.Path(__file__).parents[3]
 RESULTS = ROOT / "examples" / "results"
@@ -27,12 +28,16 @@ def finals(folder):
 )
 def test_the_readme_has_the_numbers_of_every_run(folder):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    results = Results.load(RESULTS / folder)
     for method, values in finals(RESULTS / folder).items():
         number = f"{statistics.fmean(values):.2f}"
         if len(values) > 1:
             error = statistics.stdev(values) / len(values) ** 0.5
             number += f" ± {error:.2f}"
         assert f"| {number} |" in readme, method
+        spread = results.spread(method, "final_average_accuracy")
+        assert 100 * spread["mean"] == pytest.approx(statistics.fmean(values))
+        assert spread["n"] == len(values)
 
 
 @pytest.mark.parametrize(
