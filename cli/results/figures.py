@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from cycler import Cycler, cycler
+from cycler import cycler
 from matplotlib import rc_context, rcParams, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,31 +25,19 @@ AVERAGE = "average_accuracy"
 PER_TASK = "accuracy_per_task"
 FORMATS = (".png", ".svg")
 FIGURES = tuple(name + kind for name in (AVERAGE, PER_TASK) for kind in FORMATS)
+# How lines look: none differs from another by colour alone, and one that lies
+# under another shows between its dashes.
+COLORS = rcParamsDefault["axes.prop_cycle"].by_key()["color"]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
-# With 10 colours, all lines are different up to there.
-NUM_LINES = 140
-
-
-def _line_looks() -> Cycler[str, Any]:
-    """Returns how lines look: none differs from another by colour alone.
-
-    A line that lies under another shows between its dashes.
-    """
-    colors = rcParamsDefault["axes.prop_cycle"].by_key()["color"]
-    looks = zip(*map(itertools.cycle, (colors, MARKERS, DASHES)), strict=False)
-    names = ("color", "marker", "linestyle")
-    columns = zip(*itertools.islice(looks, NUM_LINES), strict=True)
-    return cycler(**dict(zip(names, columns, strict=True)))
-
-
+LOOKS = cycler(color=14 * COLORS, marker=20 * MARKERS, linestyle=35 * DASHES)
 STYLE: Any = {  # Its keys are a type of Matplotlib's own.
     # Same results, same bytes: no random ids and no date in the SVG.
     "svg.hashsalt": "keras-si",
     # Names are shown as they are, $ included.
     "text.parse_math": False,
     "font.size": 11,
-    "axes.prop_cycle": _line_looks(),
+    "axes.prop_cycle": LOOKS,
 }
 TASK_STYLE: Any = {**STYLE, "font.size": 9}
 MOST_COLUMNS = 5
@@ -107,10 +95,8 @@ def average_figure(labelled: Labelled) -> Figure:
     # Names of folders are long: each has a line of its own.
     count = sum(len(results.methods) for _, results in labelled)
     names_per_row = 1 if len(labelled) > 1 else _names_per_row(WIDTH)
-    name_rows = -(-count // names_per_row)
-    figure = Figure(
-        figsize=(WIDTH, 4.2 + 0.22 * name_rows), layout="constrained"
-    )
+    height = 4.2 + 0.22 * math.ceil(count / names_per_row)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     for label, results in labelled:
         for method in results.methods:
@@ -139,15 +125,13 @@ def task_figure(results: Results) -> Figure:
     and bands as in `average_figure`. The style is from `TASK_STYLE`.
     """
     count = max((len(run.accuracy) for run in results.trials), default=1)
-    rows = -(-count // MOST_COLUMNS)
-    columns = -(-count // rows)
+    rows = math.ceil(count / MOST_COLUMNS)
+    columns = math.ceil(count / rows)
     width = 1.2 + 1.8 * columns
     names_per_row = _names_per_row(width)
-    name_rows = -(-len(results.methods) // names_per_row)
-    figure = Figure(
-        figsize=(width, 0.9 + 1.7 * rows + 0.2 * name_rows),
-        layout="constrained",
-    )
+    name_rows = math.ceil(len(results.methods) / names_per_row)
+    size = (width, 0.9 + 1.7 * rows + 0.2 * name_rows)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(
         rows, columns, sharex=True, sharey=True, squeeze=False
     )
@@ -178,8 +162,7 @@ def _write_legend(figure: Figure, axes: Axes, names_per_row: int) -> None:
     handles, names = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
-            handles,
-            names,
+            *(handles, names),
             loc="outside lower center",
             ncols=names_per_row,
             frameon=False,
@@ -199,11 +182,7 @@ def _look(method: str) -> dict[str, Any]:
 
 
 def full_ten_percent(accuracies: Iterable[np.ndarray]) -> float:
-    """Returns where an axis or a scale of them starts, at most at 90 %.
-
-    Args:
-        accuracies: Arrays of fractions of 1; NaN is left out.
-    """
+    """Returns where an axis of accuracies starts, at most at 90 %."""
     lowest = np.nanmin(np.concatenate([*accuracies, [0.9]]))
     return math.floor(10 * lowest + 1e-9) / 10
 
@@ -231,19 +210,11 @@ def _draw(
         tasks, mean, markersize=4, label=name, clip_on=False, **look
     )
     if many:
-        axes.fill_between(
-            tasks,
-            mean - error,
-            mean + error,
-            color=line.get_color(),
-            alpha=0.2,
-            linewidth=0,
-        )
+        band, color = (mean - error, mean + error), line.get_color()
+        axes.fill_between(tasks, *band, color=color, alpha=0.2, linewidth=0)
     if many and np.isfinite(mean).sum() == 1:
         # A band has no width at a single place.
-        axes.errorbar(
-            tasks, mean, error, ecolor=line.get_color(), fmt="none", capsize=3
-        )
+        axes.errorbar(tasks, mean, error, ecolor=color, fmt="none", capsize=3)
 
 
 def _format(*all_axes: Axes) -> None:

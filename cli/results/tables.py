@@ -143,7 +143,7 @@ def _merged(label: str, results: Results) -> list[str]:
     if not results.members:
         return []
     names = ", ".join(name for name, _ in results.members)
-    lines = [f"{label} differ in the seed alone and are one run: {names}"]
+    lines = [f"{label} are one run, as only the seed differs: {names}"]
     for (first, *others), trials in compare.repeated(results).items():
         lines.append(
             f"  counted once, from {first}, and not from {', '.join(others)}: "

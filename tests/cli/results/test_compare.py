@@ -50,7 +50,7 @@ def test_runs_that_differ_in_the_seed_alone_become_one_row_with_a_band():
     assert rows.count("job-1") == 0
     text = " ".join(rows)
     assert (
-        "job-0 and 2 more differ in the seed alone and are one run: job-0, "
+        "job-0 and 2 more are one run, as only the seed differs: job-0, "
         "job-1, job-2" in text
     )
     assert "versions of keras: 3.0 in job-0; 3.1 in job-1; 3.2 in job-2" in text

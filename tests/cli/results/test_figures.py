@@ -128,9 +128,9 @@ def look_of(line):
 def test_no_two_lines_differ_by_colour_alone():
     with figures.rc_context(figures.STYLE):
         axes = figures.Figure().add_subplot()
-        drawn = [axes.plot([1, 2])[0] for _ in range(figures.NUM_LINES)]
+        drawn = [axes.plot([1, 2])[0] for _ in range(140)]
     looks = [look_of(line) for line in drawn]
-    assert len(set(looks)) == figures.NUM_LINES == 140
+    assert len(set(looks)) == 140
     assert [look[1:] for look in looks[:2]] == [("o", "-"), ("s", "--")]
 
 

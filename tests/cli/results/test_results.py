@@ -15,10 +15,9 @@ from result_helpers import NAN, make_results, make_trial
 
 def of_one(mean):
     """The spread of one seed; a mean of `None` is not measured."""
-    if mean is None:
-        return {"mean": None, "std": None, "standard_error": None, "n": 0}
-    mean = pytest.approx(mean)
-    return {"mean": mean, "std": 0.0, "standard_error": None, "n": 1}
+    n, std = (0, None) if mean is None else (1, 0.0)
+    mean = mean and pytest.approx(mean)
+    return {"mean": mean, "std": std, "standard_error": None, "n": n}
 
 
 def test_results_json_has_the_schema(tmp_path):
