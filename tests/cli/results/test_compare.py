@@ -126,25 +126,6 @@ def test_labels_are_printable_and_without_the_folders_that_they_share():
     assert [label for label, _ in compare.load(paths)] == ["a", "b/c?[31m?"]
 
 
-@pytest.mark.parametrize(
-    "name, one, other, shown",
-    [
-        ("scenario", "task", "class", ["task", "class"]),
-        ("steps", None, 20, ["-", "20"]),
-        ("hidden", (10, 10), [10, 20], ["10,10", "10,20"]),
-        ("reset_optimizer", False, True, ["False", "True"]),
-        ("held_out", False, True, ["False", "True"]),
-    ],
-)
-def test_option_that_differs_is_named(name, one, other, shown):
-    labelled = [
-        (label, make_results(make_trial(), **{name: value}))
-        for label, value in (("a", one), ("b", other))
-    ]
-    values = {shown[0]: ["a"], shown[1]: ["b"]}
-    assert compare.differences(labelled) == [(name.replace("_", " "), values)]
-
-
 def test_other_data_are_named_where_nothing_else_says_so():
     first, other, unknown = (make_results(make_trial()) for _ in range(3))
     first.versions["data"] = "sha256:" + 32 * "1f"
@@ -171,34 +152,36 @@ def test_settings_are_compared_between_methods_that_use_them():
 
 
 def test_report_says_in_table_and_figure_what_differs(tmp_path):
-    save("a", make_results(make_trial(), hidden=[9, 9]))
-    save("b", make_results(make_trial(), hidden=[9, 9], epochs=1))
-    save("c", make_results(make_trial(), hidden=[9], damping=0.1))
+    save("a", make_results(make_trial(), hidden=[9, 9], steps=None))
+    short = {"epochs": None, "steps": 20, "held_out": True}
+    save("b", make_results(make_trial(), hidden=[9, 9], **short))
+    save("c", make_results(make_trial(), hidden=[9], damping=0.1, steps=None))
     save("e", make_results(make_trial("naive"), hidden=[9, 9], seed=7))
     assert not [line for line in report("a", "e") if "differ" in line]
     lines = report("a", "b", "c", "--output", "all.svg")
     start = lines.index(
         "The protocols differ: the numbers compare more than methods."
     )
-    assert lines[start + 1 : start + 5] == [
-        "  epochs: 10 in a, c; 1 in b",
+    assert lines[start + 1 : start + 7] == [
+        "  epochs: 10 in a, c; - in b",
+        "  held out: False in a, c; True in b",
         "  hidden: 9,9 in a, b; 9 in c",
+        "  steps: - in a, c; 20 in b",
         "The settings of the methods differ.",
         "  damping: 0.001 in a, b; 0.1 in c",
     ]
     figure = (tmp_path / "all.svg").read_text()
-    assert "<!-- protocols differ: epochs, hidden -->" in figure
+    assert (
+        "<!-- protocols differ: epochs, held out, hidden, steps -->" in figure
+    )
 
 
-@pytest.mark.parametrize(
-    "benchmark, dataset, expected",
-    [
+def test_titles_say_what_is_not_the_default():
+    for benchmark, dataset, expected in (
         ("smnist", "mnist", "split MNIST, task scenario"),
         ("pmnist", "mnist", "permuted MNIST"),
         ("scifar", "cifar10", "split CIFAR (cifar10), task scenario"),
         ("other", "mnist", "other"),
-    ],
-)
-def test_titles_say_what_is_not_the_default(benchmark, dataset, expected):
-    made = make_results(make_trial(), benchmark=benchmark, dataset=dataset)
-    assert compare.title(made) == expected
+    ):
+        made = make_results(benchmark=benchmark, dataset=dataset)
+        assert compare.title(made) == expected

@@ -67,16 +67,9 @@ def test_figure_of_a_task_begins_where_it_is_learned():
     assert second == {"Synaptic Intelligence": [NAN, 0.9], "new": [NAN, 0.9]}
     assert [axes.get_title() for axes in figure.axes] == ["task 1", "task 2"]
     assert figure.get_suptitle() == "split MNIST, task scenario"
-
-
-@pytest.mark.parametrize(
-    "tasks, shape", [(1, (1, 1)), (6, (2, 3)), (7, (2, 4)), (10, (2, 5))]
-)
-def test_figure_of_tasks_takes_any_number(tasks, shape):
-    made = make_results(Trial("si", 0, np.full((tasks, tasks), 0.5)))
-    figure = figures.task_figure(made)
-    assert figure.axes[0].get_gridspec().get_geometry() == shape
-    assert sum(axes.get_visible() for axes in figure.axes) == tasks
+    made = make_results(Trial("si", 0, np.full((7, 7), 0.5)))
+    shown = [axes.get_visible() for axes in figures.task_figure(made).axes]
+    assert shown == [*7 * [True], False]
 
 
 DRAW = {
