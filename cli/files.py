@@ -132,19 +132,3 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return None
     return value
-
-
-def check_schema(path: Path, found: Any, expected: int, problem: str) -> None:
-    """Refuses a file of a newer keras-si, and one that is not a file of it.
-
-    Raises:
-        RunError: If it is newer.
-        DamagedFile: If it has no schema that is read.
-    """
-    if type(found) is int and found > expected:
-        raise RunError(
-            f"{path} has schema {found}, this keras-si reads {expected}; "
-            "update keras-si"
-        )
-    if found != expected:
-        raise DamagedFile(path, problem)

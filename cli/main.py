@@ -157,7 +157,11 @@ Examples:
 """
 )
 @click.argument(
-    *("runs",), metavar="DIR...", nargs=-1, required=True, type=options.FOLDER
+    *("runs",),
+    metavar="DIR...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True),
 )
 @option("--output", click.Path(), "Also draw them into a .png or .svg.")
 @option(

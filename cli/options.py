@@ -23,12 +23,12 @@ class Number(click.FloatRange):
         return number
 
 
-class Several(click.ParamType):
+class Several(click.ParamType):  # type: ignore[type-arg]
     """Values separated by commas, each of one type."""
 
     name = "list"
 
-    def __init__(self, of: click.ParamType) -> None:
+    def __init__(self, of: Any) -> None:
         self.of = of
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[Any, ...]:

@@ -9,8 +9,7 @@ import numpy as np
 from keras_si_cli import files
 from keras_si_cli.experiments import config, data, nets
 from keras_si_cli.results import figures
-from keras_si_cli.training import method_run
-from keras_si_cli.training.observer import Observer
+from keras_si_cli.training import method_run, progress
 
 
 def few_images():
@@ -62,12 +61,10 @@ def make_short(monkeypatch):
     monkeypatch.setattr(figures, "write_figures", figure)
 
 
-def make_config(**given):
-    defaults = {
+def make_config(benchmark="pmnist", preset="quick", **given):
+    """Returns a small configuration, for `few_images`."""
+    small = {
         "methods": ("naive",),
-        "seed": 0,
-        "seeds": 1,
-        "precision": "float32",
         "jit": False,
         "tasks": 2,
         "epochs": 1,
@@ -75,50 +72,21 @@ def make_config(**given):
         "batch_size": 32,
         "learning_rate": 1e-3,
     }
-    return config.resolve("pmnist", "quick", {**defaults, **given})
+    return config.resolve(benchmark, preset, {**small, **given})
 
 
-class StopAt(Observer):
-    """Stops a run at its n-th batch, counted over everything."""
+class StopAt(progress.Progress):
+    """Presses Ctrl-C at the n-th training step, counted over everything."""
 
-    def __init__(self, batch):
-        self.left = batch
+    def __init__(self, step):
+        super().__init__(quiet=True)
+        self.left = step
 
-    def batch_ended(self, epoch, logs):
+    def step(self, epoch, logs):
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
 
 
-class Quiet(StopAt):
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
 class Killed(BaseException):
     """Stands for SIGKILL where no code may run after it."""
-
-
-def damage(path, rng):
-    """Damages a file in one of the ways in which files are."""
-    content = bytearray(path.read_bytes())
-    kind = rng.choice(["truncate", "flip", "empty", "gone", "foreign", "swap"])
-    if kind == "truncate":
-        content = content[: rng.randrange(len(content))]
-    elif kind == "flip":
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    elif kind == "empty":
-        content = b""
-    elif kind == "foreign":
-        content = rng.choice(
-            [b"{}", b"[1]", b'{"schema": 1}', rng.randbytes(99)]
-        )
-    elif kind == "swap":
-        content = rng.choice(sorted(path.parent.iterdir())).read_bytes()
-    if kind == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(content)

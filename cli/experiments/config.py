@@ -157,12 +157,11 @@ class RunConfig:
             if name not in options and field.default is dataclasses.MISSING:
                 raise OptionError(_option(name), "it is missing")
         _one_of("benchmark", options["benchmark"], BENCHMARKS)
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in options.items()
-            }
-        )
+        values: Record = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+        }
+        return cls(**values)
 
 
 def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
@@ -232,5 +231,5 @@ def _one_of(option: str, value: Any, choices: Any, where: str = "") -> None:
     if value not in choices:
         raise OptionError(
             option,
-            f"received {value!r}, expected one of {', '.join(choices)}{where}",
+            f"received {value!r}, expected {' or '.join(choices)}{where}",
         )

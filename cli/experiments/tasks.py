@@ -73,17 +73,15 @@ class Task:
     def train(self, epochs: int, first_epoch: int = 0) -> tf.data.Dataset:
         """Returns the batches of the epochs, one epoch after the other.
 
-        Every epoch has every example once, in an order that is a function
-        of seed, task and epoch: epoch 7 is the same whether it is reached
-        from epoch 0 or asked for with `first_epoch=7`.
+        Every epoch has every example once, in an order that depends on seed,
+        task and epoch alone: with `first_epoch=7` it is epoch 7's.
         """
         return Union((self,)).train(epochs, first_epoch)
 
     @functools.cached_property
     def test(self) -> tf.data.Dataset:
         """The batches of the test set, in its own order."""
-        # Made once: it is asked for after every later task, and what
-        # TensorFlow makes of a pipeline takes more time than a small net.
+        # Made once: TensorFlow takes longer for a pipeline than a small net.
         count = len(self.test_examples)
         size = min(TEST_BATCH_SIZE, count)
         order = tf.range(count, dtype=tf.int32)
@@ -97,9 +95,6 @@ class Union:
 
     An epoch has every example of every task once, each seen through the
     permutation of its own task. The union of one task is that task.
-
-    Args:
-        tasks: The tasks, of one benchmark and one seed.
     """
 
     tasks: tuple[Task, ...]
@@ -112,11 +107,10 @@ class Union:
     def outputs(self) -> tuple[int, ...]:
         return outputs_of(self.tasks)
 
-    @functools.cached_property
+    @property
     def _starts(self) -> np.ndarray:
         """Where each task's rows start in the union, and where all end."""
-        counts = [len(task.train_examples) for task in self.tasks]
-        return np.cumsum([0, *counts])
+        return np.cumsum([0, *(len(t.train_examples) for t in self.tasks)])
 
     def train(self, epochs: int, first_epoch: int = 0) -> tf.data.Dataset:
         """Returns the batches of the epochs, as `Task.train` does."""
@@ -127,11 +121,9 @@ class Union:
             [last.seed, last.index, 1],
             range(first_epoch, first_epoch + epochs),
         )
-        if len(self.tasks) == 1:
-            batch = _batch(last.train_examples, last.permutation)
-        else:
-            batch = self._batch()
-        return _ahead(rows, batch)
+        if len(self.tasks) > 1:
+            return _ahead(rows, self._batch())
+        return _ahead(rows, _batch(last.train_examples, last.permutation))
 
     def _batch(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
         examples, offsets = self._stored()
@@ -153,10 +145,7 @@ class Union:
         return batch
 
     def _stored(self) -> tuple[Examples, list[int]]:
-        """Returns all examples, and what leads to them from a row.
-
-        Examples that all tasks share are stored once.
-        """
+        """Returns all examples, each once, and what leads there from a row."""
         parts = [task.train_examples for task in self.tasks]
         if all(part is parts[0] for part in parts):
             return parts[0], [-start for start in self._starts[:-1]]
@@ -208,10 +197,9 @@ def _permuted(data: Data, config: RunConfig, seed: int) -> list[Task]:
 def _split(data: Data, config: RunConfig, seed: int) -> list[Task]:
     """Split MNIST, or any images: a task is a few classes, in their order.
 
-    In the task and the class scenario every class has an output of its own;
-    in the domain scenario the classes of a task share theirs with the other
-    tasks, by their place in the task (Zenke, Poole & Ganguli 2017, sections
-    4.1 and 4.3; van de Ven & Tolias 2018).
+    Every class has an output of its own; but in the domain scenario, the
+    outputs stand for the place in the task, in all tasks (Zenke, Poole &
+    Ganguli 2017, sections 4.1 and 4.3; van de Ven & Tolias 2018).
     """
     check_tasks(config, data.num_classes)
     size = config.classes_per_task

@@ -73,6 +73,7 @@ class Checkpoint:
 
         record = {
             "schema": SCHEMA,
+            "arrays": len(self.variables),
             "position": dataclasses.asdict(self.position),
             "results": files.as_json(self.results),
         }
@@ -89,7 +90,7 @@ def load(folder: Path) -> Checkpoint | None:
 
     Raises:
         DamagedFile: If it is not as it was written.
-        RunError: If it is of a newer keras-si.
+        RunError: If another version of keras-si has written it.
     """
     import numpy as np
 
@@ -105,14 +106,19 @@ def load(folder: Path) -> Checkpoint | None:
         with np.load(path, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
         record = json.loads(str(arrays.pop("record")))
-        schema = record["schema"]
-        variables = [arrays[f"arr_{index}"] for index in range(len(arrays))]
+        if record["schema"] != SCHEMA:
+            raise RunError(
+                f"{path} has schema {record['schema']!r}, expected {SCHEMA}; "
+                "continue with the version of keras-si that wrote it, or "
+                "start again with --overwrite"
+            )
+        return Checkpoint(
+            record["results"],
+            Position(**record["position"]),
+            [arrays[f"arr_{index}"] for index in range(record["arrays"])],
+        )
     except (*ERRORS, TypeError) as error:
         raise files.DamagedFile(path, error) from error
-    files.check_schema(path, schema, SCHEMA, f"its schema is {schema!r}")
-    return Checkpoint(
-        record["results"], Position(**record["position"]), variables
-    )
 
 
 def variables(model: keras.Model, method: Method) -> list[keras.Variable]:

@@ -201,6 +201,8 @@ def standing(folder: Path, config: RunConfig) -> Standing:
     notes: list[str] = []
     written = _read_results(path, notes)
     damaged_results = bool(notes)
+    if written is not None:
+        _check_same(config, written.config, path / RESULTS)
     found = _read_checkpoint(path, notes)
     if found is not None:
         results, position, variables = found
@@ -215,7 +217,6 @@ def standing(folder: Path, config: RunConfig) -> Standing:
         )
     if written is None:
         return Standing(notes=notes)
-    _check_same(config, written.config, path / RESULTS)
     finished = [trial for trial in written.trials if trial.is_over]
     if len(finished) < len(written.trials):
         notes.append(

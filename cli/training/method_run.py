@@ -23,8 +23,8 @@ from .checkpoint import Position
 from .folder import Standing
 from .progress import Progress
 
-# How often, in tasks, to look for what is left of their pipelines: it is in
-# cycles, for which Python by itself looks after some hundred tasks.
+# How often, in tasks, to collect what is left of their pipelines: in cycles,
+# for which Python by itself looks after some hundred tasks.
 TASKS_PER_COLLECTION = 10
 
 
@@ -36,7 +36,7 @@ class Diverged(Exception):
 
 
 class MethodRun:
-    """One method with one seed, task after task.
+    """One method with one seed.
 
     Args:
         trial: The `Trial` to fill.
@@ -69,8 +69,7 @@ class MethodRun:
         self.progress = progress
         self.save = save
         self.after_task = after_task
-        # The names of variables start from the beginning, so that methods
-        # can be compared.
+        # So that the variables of all methods have the same names.
         keras.backend.clear_session()
         # After that, which forgets the policy too.
         keras.config.set_dtype_policy(config.precision)
@@ -182,12 +181,11 @@ class MethodRun:
     def _evaluate(self, task: Task) -> None:
         """Fills a row: the tasks met, and for forward transfer the next."""
         accuracy, now = self.trial.accuracy, task.index
-        first = 0
+        first, last = 0, now + self._measures_forward_transfer()
         if self.method.new_net_per_task:
             # Their nets are gone; nothing has happened to them since.
             accuracy[now, :now] = accuracy[now - 1, :now]
             first = now
-        last = now + 1 if self._measures_forward_transfer() else now
         for tested in self.tasks[first : last + 1]:
             accuracy[now, tested.index] = self._accuracy(task, tested)
 
@@ -196,17 +194,15 @@ class MethodRun:
         if not self._measures_forward_transfer():
             return
         for other in self.results.trials:
-            if other.seed == self.trial.seed and not np.isnan(
-                other.untrained[-1]
-            ):
+            known = not np.isnan(other.untrained[-1])
+            if other.seed == self.trial.seed and known:
                 self.trial.untrained[:] = other.untrained
                 return
         for task in self.tasks[1:]:
             self.trial.untrained[task.index] = self._accuracy(task, task)
 
     def _measures_forward_transfer(self) -> bool:
-        # A class never seen is never named; a new net knows nothing of the
-        # tasks before.
+        # A class never seen is never named; a new net knows no other task.
         return (
             self.config.scenario != "class"
             and not self.method.new_net_per_task
@@ -214,7 +210,7 @@ class MethodRun:
         )
 
     def _active(self, now: Task, outputs: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns which outputs count, `outputs` being those concerned."""
+        """Returns which outputs count; `outputs` are the task's own."""
         if self.config.scenario == "class":
             return outputs_of(self.tasks[: now.index + 1])
         return outputs
@@ -232,7 +228,7 @@ class _Watch(keras.callbacks.Callback):
     given in steps, all of them are one epoch to Keras, with passes within.
 
     Args:
-        progress: What to show it with.
+        progress: Shows each step.
         done: How many passes there were before this `fit`.
         steps: Of one pass.
         save: Called with how many are done, after each but the last.
@@ -270,7 +266,7 @@ class _Watch(keras.callbacks.Callback):
             self._pass_ended()
 
     def on_epoch_end(self, epoch: int, logs: Record | None = None) -> None:
-        # Not at its last batch: SI's own work for the epoch is done by now.
+        # Here, and not at its last batch: SI's work for it is done by now.
         if epoch + 1 < self.params["epochs"]:
             self._pass_ended()
 

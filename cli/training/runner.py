@@ -14,7 +14,7 @@ from ..experiments import data, nets
 from ..experiments import tasks as tasks_module
 from ..experiments.config import RunConfig
 from ..experiments.tasks import Task
-from ..files import Path
+from ..files import Path, Record
 from ..methods import METHODS
 from ..results import figures
 from ..results.results import Results, Trial
@@ -128,7 +128,7 @@ def _results(
 ) -> Results:
     """Returns the results so far; refuses other data than were begun with."""
     versions = {**start.versions(), "data": dataset.checksum}
-    made_with = {"versions": versions, "device": start.device()}
+    made_with: Record = {"versions": versions, "device": start.device()}
     if standing.results is None:
         return Results(
             config.benchmark,
