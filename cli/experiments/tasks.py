@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,10 +37,11 @@ class Examples:
     @classmethod
     def of(cls, split: Split) -> Examples:
         """Takes over a `data.Split`, flattening its images."""
+        shape = split.images.shape[1:]
         # On the host, whatever the default device: tf.data runs there.
         with tf.device("/CPU:0"):
-            images = tf.convert_to_tensor(split.images.reshape(len(split), -1))
-            return cls(images, tf.convert_to_tensor(split.labels))
+            flat = split.images.reshape(len(split), math.prod(shape))
+            return cls(*map(tf.convert_to_tensor, (flat, split.labels)))
 
     def __len__(self) -> int:
         return self.labels.shape[0]

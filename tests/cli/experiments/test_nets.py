@@ -5,6 +5,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from keras_si_cli.errors import OptionError
 from keras_si_cli.experiments import config, nets
 
 from keras_si import SICallback
@@ -14,14 +15,7 @@ INITIAL = [0.4464886189, 0.9454464912, -0.2388230860]
 
 
 def make_config(benchmark="pmnist", preset="quick", **given):
-    common = {
-        "methods": ("naive",),
-        "seed": 0,
-        "seeds": 1,
-        "precision": "float32",
-        "jit": False,
-    }
-    return config.resolve(benchmark, preset, {**common, **given})
+    return config.resolve(benchmark, preset, {"jit": False, **given})
 
 
 def test_the_initial_weights_do_not_change_from_version_to_version():
@@ -35,6 +29,25 @@ def test_the_initial_weights_do_not_change_from_version_to_version():
     )
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_bytes_become_float32_features_from_0_to_1(precision):
+    keras.config.set_dtype_policy(precision)
+    pixels = np.arange(256, dtype="uint8").reshape(1, 256)
+    features = nets.ToFeatures()(pixels)
+    assert keras.backend.standardize_dtype(features.dtype) == "float32"
+    features = keras.ops.convert_to_numpy(features)
+    # The product with the float32 number next to 1 / 255, exactly.
+    exact = [float(np.float32(1 / 255)) * byte for byte in range(256)]
+    np.testing.assert_array_equal(features[0], np.float32(exact))
+    assert (features[0, 0], features[0, 255]) == (0, 1)
+
+
+def test_only_bytes_are_fed_to_a_net():
+    net = nets.build(make_config(hidden=(3,)), (2, 2, 1), 10)
+    assert keras.backend.standardize_dtype(net.inputs[0].dtype) == "uint8"
+    assert isinstance(net.layers[0], nets.ToFeatures)
+
+
 def test_the_dense_net_of_the_paper():
     net = nets.build(make_config("smnist", "paper"), (28, 28, 1), 10)
     shapes = [w.shape for w in net.trainable_variables]
@@ -42,7 +55,7 @@ def test_the_dense_net_of_the_paper():
         *((784, 256), (256,), (256, 256), (256,), (256, 10), (10,)),
     ]
     # Output weights at zero: it begins with equal probabilities.
-    x = np.ones((1, 784), "float32")
+    x = np.ones((1, 784), "uint8")
     np.testing.assert_array_equal(net.predict(x, verbose=0), np.zeros((1, 10)))
 
 
@@ -65,8 +78,20 @@ def test_the_convolutional_net_of_the_paper():
         if isinstance(layer, keras.layers.Dropout)
     ]
     assert rates == [0.25, 0.25, 0.5]
-    x = np.ones((1, 3072), "float32")
+    x = np.ones((1, 3072), "uint8")
     np.testing.assert_array_equal(net.predict(x, verbose=0), np.zeros((1, 60)))
+
+
+def test_images_too_small_for_the_convolutions_are_refused():
+    config = make_config("scifar", "paper", padding=1)
+    with pytest.raises(OptionError) as caught:
+        nets.check_images(config, (9, 11, 3))
+    assert str(caught.value) == (
+        "--dataset: its images are 9x11 pixels, expected 10x10 or more for "
+        "the convolutional net; put black pixels around them with --padding 2"
+    )
+    nets.check_images(config, (10, 10, 3))
+    nets.check_images(make_config("smnist", "paper"), (3, 3, 1))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +111,7 @@ def test_only_nets_that_need_it_have_a_mask(benchmark, scenario, masked):
         [np.zeros(w.shape) for w in net.get_weights()[:4]]
         + [w for w in net.get_weights()[4:]]
     )
-    logits = net.predict(np.ones((1, 4), "float32"), verbose=0)
+    logits = net.predict(np.ones((1, 4), "uint8"), verbose=0)
     expected = [0.5, 0.5] if masked else [0.25] * 4
     probabilities = keras.ops.softmax(logits).numpy()[0]
     np.testing.assert_allclose(probabilities[-len(expected) :], expected)

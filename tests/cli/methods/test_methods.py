@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras_si_cli import methods
 from keras_si_cli.experiments import config, data, nets
-from keras_si_cli.training import method_run, runner
+from keras_si_cli.training import method_run, progress, runner
 
 # Two images of each class for the test, but three of classes 1 and 2.
 TEST_LABELS = np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5], "int32")
@@ -34,14 +34,9 @@ def run(*names, **given):
         "epochs": 1,
         "hidden": (8,),
         "batch_size": 10,
-        "seed": 0,
-        "seeds": 1,
-        "precision": "float32",
         "jit": False,
         **given,
     }
-    if options["epochs"] is None:
-        del options["epochs"]
     resolved = config.resolve("smnist", "paper", options)
     return runner.run(resolved, dataset=made_up(resolved.tasks)).trials
 
@@ -173,8 +168,9 @@ def test_an_untrained_net_with_zero_outputs_names_the_first_class():
         assert run_.forward_transfer == pytest.approx(expected)
 
 
-def test_each_seed_has_an_untrained_net_of_its_own():
-    given = {"output_weights": "glorot", "epochs": None, "steps": 1, "tasks": 3}
+def test_each_seed_has_an_untrained_net_of_its_own(monkeypatch):
+    monkeypatch.setattr(keras.Sequential, "fit", lambda *args, **kwargs: None)
+    given = {"output_weights": "glorot", "tasks": 3}
     (alone,) = run("naive", seed=1, **given)
     first, *second = run("naive", "l2", seeds=2, **given)[1:]
     assert (first.seed, [each.seed for each in second]) == (0, [1, 1])
@@ -247,7 +243,7 @@ def test_the_optimizer_is_reset_between_tasks_or_kept(monkeypatch, reset):
 def test_how_long_each_task_is_learned(heard, monkeypatch, given, expected):
     totals = []
     monkeypatch.setattr(
-        runner.Observer, "started", lambda self, config, n: totals.append(n)
+        progress.Progress, "started", lambda *args: totals.append(args[1:])
     )
     run("naive", "joint", **given)
     got = [
@@ -256,7 +252,7 @@ def test_how_long_each_task_is_learned(heard, monkeypatch, given, expected):
         if name == "fit"
     ]
     assert got == expected["naive"] + expected["joint"]
-    assert totals == [sum(epochs * steps for epochs, steps in got)]
+    assert totals == [(sum(epochs * steps for epochs, steps in got), 0)]
 
 
 def one_weight(**options):
@@ -324,18 +320,18 @@ def test_l2_adds_to_the_penalty_that_a_layer_had():
 def test_si_by_hand():
     """One weight, SGD; the strength and the damping are those of the run."""
     model = one_weight()
-    si = methods.METHODS["si"](strength=0.5, damping=0.75)
+    si = methods.METHODS["si"](strength=0.5, damping=0.6875)
     si.attach(model)
-    # The gradient of (w - 1)^2 at 0 is -2, and the step 1/2.
-    by_one_weight(model.fit, 1.0, callbacks=si.callbacks())
-    assert model.get_weights()[0].item() == pytest.approx(0.5)
-    # omega is 2 * 1/2, Omega 1 / (1/4 + 0.75).
+    # The gradient of (w - 1)^2 at 0 is -2, and the step 1/2; at 1/2 it is -1.
+    by_one_weight(model.fit, 1.0, callbacks=si.callbacks(), epochs=2)
+    assert model.get_weights()[0].item() == pytest.approx(0.75)
+    # omega is 2 / 2 + 1 / 4, Omega 1.25 / (0.75^2 + 0.6875).
     (importance,) = si.importance().values()
     assert importance.item() == pytest.approx(1.0)
-    # Two steps of w^2 with the penalty, 0.5 (w - 0.5)^2: its gradient at 1/2
-    # is 1, and 1/4 at 1/4, of which the penalty takes away half.
+    # The gradient of w^2 at 3/4 is 3/2; the penalty, 0.5 (w - 0.75)^2, has
+    # none there. At 3/8: 2 w - 2 * 0.5 * 0.375 = 3/8.
     by_one_weight(model.fit, 0.0, callbacks=si.callbacks(), epochs=2)
-    assert model.get_weights()[0].item() == pytest.approx(0.1875)
+    assert model.get_weights()[0].item() == pytest.approx(0.28125)
 
 
 def test_every_method_names_itself():

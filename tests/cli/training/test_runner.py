@@ -15,6 +15,7 @@ from helpers import only_on
 from keras_si_cli import main, methods
 from keras_si_cli.errors import OptionError, RunError
 from keras_si_cli.experiments import data, nets
+from keras_si_cli.experiments.config import resolve
 from keras_si_cli.training import method_run, progress, runner, start
 
 
@@ -256,6 +257,61 @@ def test_everything_is_shown_in_order():
         *("task naive 0 0", *steps, "trained", "ended 0, on disk 1"),
         *("task naive 0 1", *steps, "trained", "ended 1, on disk 2"),
     ]
+
+
+def one_image_of_each_class(name, data_dir):
+    """Returns what takes the place of CIFAR-10 and CIFAR-100."""
+    count = {"cifar10": 10, "cifar100": 100}[name]
+    images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3))
+    split = data.Split(images.astype("uint8"), np.arange(count, dtype="int32"))
+    return data.Data(name, count, split, split)
+
+
+def test_a_run_of_the_papers_six_tasks_of_cifar(monkeypatch):
+    """One step a task: the loss is that of ten outputs that know nothing."""
+    heard = []
+
+    def listen(name):
+        original = getattr(keras.Sequential, name)
+
+        def heard_too(model, *args, **kwargs):
+            got = original(model, *args, **kwargs)
+            assert model.output_shape == (None, 60)
+            loss = got.history["loss"][0] if name == "fit" else None
+            heard.append((name, tuple(model.layers[-1].active), loss))
+            return got
+
+        monkeypatch.setattr(keras.Sequential, name, heard_too)
+
+    listen("fit")
+    listen("evaluate")
+    monkeypatch.setattr(data, "load", one_image_of_each_class)
+    config = resolve(
+        "scifar",
+        "paper",
+        {
+            **{"methods": ("naive",), "steps": 1, "batch_size": 10},
+            **{"hidden": (8,), "jit": False},
+        },
+    )
+    (trial,) = runner.run(config).trials
+    tens = [tuple(range(first, first + 10)) for first in range(0, 60, 10)]
+    fits = [call[1:] for call in heard if call[0] == "fit"]
+    assert [active for active, _ in fits] == tens
+    # The output weights start at zero, and those of later tasks stay there.
+    assert [loss for _, loss in fits] == pytest.approx([math.log(10)] * 6)
+    # The untrained net; then the tasks met, and the next one.
+    rows = [tens[: after + 2] for after in range(6)]
+    assert [active for name, active, _ in heard if name == "evaluate"] == [
+        *tens[1:],
+        *(ten for row in rows for ten in row),
+    ]
+    measured = np.arange(6)[:, None] + 1 >= np.arange(6)
+    np.testing.assert_array_equal(np.isfinite(trial.accuracy), measured)
+    # Of ten equal outputs the first is named: one class, so one image, in ten.
+    following = np.diagonal(trial.accuracy, offset=1)
+    assert following == pytest.approx([0.1] * 5)
+    assert trial.untrained[1:] == pytest.approx([0.1] * 5)
 
 
 def test_precision_is_set_for_the_run_and_put_back(monkeypatch):
