@@ -51,7 +51,10 @@ def write_atomically(
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-        _sync_folder(path.parent)
+        # The disk must know the new name, too: a power cut may follow.
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
     except BaseException as error:
         try:
             draft.unlink(missing_ok=True)
@@ -65,42 +68,27 @@ def write_atomically(
         ) from error
 
 
-def _sync_folder(path: Path) -> None:
-    """Waits until the disk knows a new name, too: a power cut may follow."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove(path: Path) -> None:
-    """Removes a file, if it is there.
-
-    Raises:
-        RunError: If it cannot be removed.
-    """
-    try:
-        pathlib.Path(path).unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{path} could not be removed ({error.strerror}); see that its "
-            "folder can be written"
-        ) from error
-
-
-def remove_drafts(folder: Path) -> None:
-    """Removes what runs that were killed while writing have left."""
-    for draft in pathlib.Path(folder).glob(f"{DRAFT}*"):
-        remove(draft)
-
-
 def write_json(path: Path, content: Record) -> None:
     """Writes a JSON object. NaN becomes null."""
     text = json.dumps(as_json(content), indent=1, allow_nan=False)
     # A row of a matrix on one line, for those who read the file.
     text = re.sub(r"\[[^][{}]*\]", _on_one_line, text)
     write_atomically(path, (text + "\n").encode())
+
+
+def _on_one_line(match: re.Match[str]) -> str:
+    return re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]")
+
+
+def as_json(value: Any) -> Any:
+    """Returns what comes back when `value` is written as JSON and read."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
 
 
 def read_json(path: Path) -> Record:
@@ -119,16 +107,15 @@ def read_json(path: Path) -> Record:
     return content
 
 
-def _on_one_line(match: re.Match[str]) -> str:
-    return re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]")
+def remove(path: Path) -> None:
+    """Removes a file, if it is there.
 
-
-def as_json(value: Any) -> Any:
-    """Returns what comes back when `value` is written as JSON and read."""
-    if isinstance(value, dict):
-        return {key: as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value
+    Raises:
+        RunError: If it cannot be removed.
+    """
+    try:
+        pathlib.Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be removed ({error.strerror})"
+        ) from error

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from . import options
-from .options import option
 from .errors import Interrupted, OptionError
 from .experiments import config
+from .options import option
 
 
 class _Main(click.Group):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from collections.abc import Iterable
 
 from ..errors import OptionError
 from ..files import Options, Record
@@ -20,13 +20,9 @@ DATASET = re.compile(
     r"[a-z][a-z0-9_]*(/[A-Za-z0-9_+.-]+)?"
     r"(:([0-9]+|\*)(\.([0-9]+|\*)){2})?"
 )
-# Where the classes are known, too many tasks are refused before anything is
-# loaded.
+# Too many tasks of these are refused before anything is loaded.
 CLASSES = {
-    "mnist": 10,
-    "fashion_mnist": 10,
-    "kmnist": 10,
-    "cifar10": 10,
+    **{name: 10 for name in ("mnist", "fashion_mnist", "kmnist", "cifar10")},
     "cifar100": 100,
 }
 
@@ -36,32 +32,10 @@ class RunConfig:
     """Every option of a run, as it will be used.
 
     The command line checks each option by itself; here are the rules that
-    several options make together.
-
-    Args:
-        benchmark: A name in `presets.BENCHMARKS`.
-        preset: The preset that the other values started from.
-        scenario: A name in `presets.SCENARIOS`, what is known of the task.
-        tasks, batch_size: Counts.
-        epochs, steps: How long each task is learned: passes over its
-            examples, or training steps. The other one is `None`.
-        hidden: Units of each hidden dense layer.
-        learning_rate: Of Adam.
-        reset_optimizer: Whether Adam's state is zeroed between tasks.
-        output_weights: How the last kernel starts, in `OUTPUT_WEIGHTS`.
-        strength, damping: The paper's c and xi.
-        dataset: A TFDS name; two are joined by `+`.
-        methods: Names in `methods.METHODS`, in the order they are run.
-        seed: The first seed.
-        seeds: How many trials of each method, with seeds counted up.
-        data_dir: The TFDS folder to look in, or `None`.
-        precision: A Keras dtype policy.
-        jit: `"auto"` (Keras decides), `True` or `False`.
-        deterministic: Whether an accelerator must give the same results run
-            after run, too. CPUs always do.
-        padding: Pixels of value 0 added on each side of the images.
-        held_out: Whether the run is judged on a part of the training data,
-            which it is not trained on, and the test set is not looked at.
+    several options make together. Of `epochs` (passes over a task's examples)
+    and `steps`, one is `None`; `jit` is `"auto"`, `True` or `False`. A run
+    that is `held_out` is judged on a part of the training data, which it is
+    not trained on, and does not look at the test set.
 
     Raises:
         OptionError: If options contradict each other.
@@ -100,13 +74,11 @@ class RunConfig:
                     f"{name} cannot be run in the {self.scenario} scenario, "
                     f"only in {' and '.join(METHODS[name].scenarios)}",
                 )
-        if not 0 < len(self.methods) == len(set(self.methods)):
+        if len(self.methods) != len(set(self.methods)):
             raise OptionError(
                 "--method",
                 f"received {', '.join(self.methods)}; name each method once",
             )
-        if (self.epochs is None) == (self.steps is None):
-            raise OptionError("--epochs", "give either it or --steps")
         if self.seed + self.seeds - 1 > MAX_SEED:
             raise OptionError(
                 "--seed",
@@ -146,17 +118,8 @@ class RunConfig:
         """Makes it from what `to_dict` gave, also after a way through JSON.
 
         Raises:
-            OptionError: If the options are not those of a run.
+            OptionError, TypeError or another: If it is something else.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for name in sorted({*options} - {*fields}):
-            raise OptionError(
-                _option(name), "another version of keras-si has this option"
-            )
-        for name, field in fields.items():
-            if name not in options and field.default is dataclasses.MISSING:
-                raise OptionError(_option(name), "it is missing")
-        _one_of("benchmark", options["benchmark"], BENCHMARKS)
         values: Record = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in options.items()
@@ -168,8 +131,7 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
     """Makes a `RunConfig`: the preset's values, then what was given.
 
     Args:
-        benchmark: Name of the benchmark.
-        preset: Name of the preset.
+        benchmark, preset: Their names.
         given: Options by the names of `RunConfig`; `None` is not given.
 
     Raises:
@@ -180,7 +142,19 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
     given = {name: v for name, v in given.items() if v is not None}
     scenario = given.get("scenario", choice.scenarios[0])
     _one_of("--scenario", scenario, choice.scenarios, f" for {benchmark}")
-    _refuse_what_means_nothing(given)
+    if "epochs" in given and "steps" in given:
+        raise OptionError(
+            "--steps", "received together with --epochs; give one of them"
+        )
+    methods = given.get("methods", RunConfig.methods)
+    for option in {"strength", "damping"} & {*given}:
+        users = [m for m in METHODS if option in METHODS[m].uses]
+        if not {*methods} & {*users}:
+            raise OptionError(
+                f"--{option}",
+                f"means nothing to {' and '.join(methods)}, only to "
+                f"{' and '.join(users)}; leave it out",
+            )
     values = {
         "benchmark": benchmark,
         "preset": preset,
@@ -195,22 +169,6 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
     return RunConfig(**{**values, **given})
 
 
-def _refuse_what_means_nothing(given: Options) -> None:
-    if "epochs" in given and "steps" in given:
-        raise OptionError(
-            "--steps", "received together with --epochs; give one of them"
-        )
-    methods = [name for name in given.get("methods", ()) if name in METHODS]
-    for option in ("strength", "damping"):
-        users = [m for m in METHODS if option in METHODS[m].uses]
-        if option in given and methods and not {*methods} & {*users}:
-            raise OptionError(
-                _option(option),
-                f"means nothing to {' and '.join(methods)}, only to "
-                f"{' and '.join(users)}; leave it out",
-            )
-
-
 def check_tasks(config: RunConfig, num_classes: int) -> None:
     """Refuses more tasks than there are classes for."""
     most = num_classes // config.classes_per_task
@@ -223,13 +181,11 @@ def check_tasks(config: RunConfig, num_classes: int) -> None:
         )
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _one_of(option: str, value: Any, choices: Any, where: str = "") -> None:
+def _one_of(
+    option: str, value: str, choices: Iterable[str], where: str = ""
+) -> None:
     if value not in choices:
+        expected = " or ".join(choices)
         raise OptionError(
-            option,
-            f"received {value!r}, expected {' or '.join(choices)}{where}",
+            option, f"received {value!r}, expected {expected}{where}"
         )

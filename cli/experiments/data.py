@@ -15,7 +15,6 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -187,48 +186,31 @@ def _builder(name: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
 
 def _check_features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, ...]:
     """Returns the keys of image and label, or refuses the dataset."""
-    keys = info.supervised_keys or _the_only_keys(info.features)
-    if not _are_image_and_label(info.features, keys):
-        raise OptionError(
-            "--dataset",
-            f"{name!r} is not an image classification dataset; choose one "
-            "with an image and a class label, such as mnist or fashion_mnist",
-        )
-    image = info.features[keys[0]]
-    if None in image.shape:
-        raise OptionError(
-            "--dataset",
-            f"the images of {name!r} have no fixed size (shape "
-            f"{image.shape}); choose a dataset whose images do",
-        )
-    if image.dtype != np.uint8:
-        raise OptionError(
-            "--dataset",
-            f"the images of {name!r} are {np.dtype(image.dtype)}; choose a "
-            "dataset of 8-bit images",
-        )
-    return keys
-
-
-def _the_only_keys(features: tfds.features.FeaturesDict) -> tuple[str, ...]:
-    """For datasets that do not say what is to be learned from what."""
-    return tuple(
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    # Some datasets do not say what is to be learned from what.
+    keys = info.supervised_keys or [
         key
-        for kind in (tfds.features.Image, tfds.features.ClassLabel)
-        for key, feature in features.items()
+        for kind in kinds
+        for key, feature in info.features.items()
         if isinstance(feature, kind)
-    )
-
-
-def _are_image_and_label(
-    features: tfds.features.FeaturesDict, keys: tuple[Any, ...]
-) -> bool:
-    return (
-        len(keys) == 2
-        and all(isinstance(key, str) for key in keys)
-        and isinstance(features[keys[0]], tfds.features.Image)
-        and isinstance(features[keys[1]], tfds.features.ClassLabel)
-    )
+    ]
+    problem = None
+    if len(keys) != 2 or not all(
+        isinstance(key, str) and isinstance(info.features[key], kind)
+        for key, kind in zip(keys, kinds, strict=True)
+    ):
+        problem = "is not an image classification dataset"
+    elif None in (shape := info.features[keys[0]].shape):
+        problem = f"has images of no fixed size (shape {shape})"
+    elif (dtype := info.features[keys[0]].dtype) != np.uint8:
+        problem = f"has images of {np.dtype(dtype)}"
+    if problem is not None:
+        raise OptionError(
+            "--dataset",
+            f"{name!r} {problem}; choose one with 8-bit images of one size "
+            "and a class label, such as mnist or fashion_mnist",
+        )
+    return tuple(keys)
 
 
 def _check_splits(name: str, info: tfds.core.DatasetInfo) -> None:

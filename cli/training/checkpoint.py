@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import files
 from ..errors import RunError
 from ..files import Path, Record
@@ -26,25 +28,17 @@ if TYPE_CHECKING:
     from ..methods import Method
 
 CHECKPOINT = "checkpoint.npz"
-# 3 were two slots of two files each.
 SCHEMA = 4
 # What reading a damaged `.npz` raises.
 ERRORS = (
-    *(EOFError, KeyError, OSError, RuntimeError, ValueError),
+    *(EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
     *(struct.error, zipfile.BadZipFile, zlib.error),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """What comes next in the trial under way.
-
-    Args:
-        task: Index of the task.
-        epoch: Its next pass over the training data, be it counted in epochs
-            or in steps.
-        is_trained: Whether all are done: its evaluation comes next.
-    """
+    """What comes next: a pass over a task's data, or its evaluation."""
 
     task: int = 0
     epoch: int = 0
@@ -56,8 +50,7 @@ class Checkpoint:
     """Where a run stood.
 
     Args:
-        results: Its results so far, as `Results.to_dict` gives them; the
-            last trial may be under way.
+        results: What `Results.to_dict` gave; the last trial may be under way.
         position: What comes next in that one.
         variables: What its model and its method knew, for `restore`; none
             between two trials.
@@ -69,8 +62,6 @@ class Checkpoint:
 
     def save(self, folder: Path) -> None:
         """Writes it into a run folder, in place of the one before."""
-        import numpy as np  # Here: `--help` has no use for it.
-
         record = {
             "schema": SCHEMA,
             "arrays": len(self.variables),
@@ -92,8 +83,6 @@ def load(folder: Path) -> Checkpoint | None:
         DamagedFile: If it is not as it was written.
         RunError: If another version of keras-si has written it.
     """
-    import numpy as np
-
     path = pathlib.Path(folder) / CHECKPOINT
     if not path.exists():
         return None
@@ -102,7 +91,7 @@ def load(folder: Path) -> Checkpoint | None:
             # NumPy reads no further than the shape says, which may be wrong.
             damaged = members.testzip()
         if damaged is not None:
-            raise files.DamagedFile(path, f"the CRC of {damaged} is wrong")
+            raise ValueError(f"the CRC of {damaged} is wrong")
         with np.load(path, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
         record = json.loads(str(arrays.pop("record")))
@@ -117,7 +106,7 @@ def load(folder: Path) -> Checkpoint | None:
             Position(**record["position"]),
             [arrays[f"arr_{index}"] for index in range(record["arrays"])],
         )
-    except (*ERRORS, TypeError) as error:
+    except ERRORS as error:
         raise files.DamagedFile(path, error) from error
 
 
@@ -131,12 +120,7 @@ def variables(model: keras.Model, method: Method) -> list[keras.Variable]:
 
 
 def restore(model: keras.Model, method: Method, arrays: Sequence[Any]) -> None:
-    """Gives a new model, and its method, what another process knew.
-
-    Args:
-        model: The compiled model, as it is at a trial's start.
-        method: Its `Method`.
-        arrays: Those of a `Checkpoint`.
+    """Gives a new model, compiled, and its method what others knew.
 
     Raises:
         RunError: If the arrays do not fit the model. Nothing is assigned.
@@ -147,17 +131,11 @@ def restore(model: keras.Model, method: Method, arrays: Sequence[Any]) -> None:
     model.optimizer.build(model.trainable_variables)
     targets = variables(model, method)
     found = [(array.shape, array.dtype.name) for array in arrays]
-    expected = [(tuple(v.shape), str(v.dtype)) for v in targets]
-    if found != expected:
+    if found != [(tuple(v.shape), str(v.dtype)) for v in targets]:
         raise RunError(
             f"the arrays of {CHECKPOINT} are not those of this run's model: "
-            "another version of keras-si or Keras wrote it; go on with that "
+            "another version of keras-si or Keras wrote it; continue with that "
             "version, or start again with --overwrite"
         )
     for variable, array in zip(targets, arrays, strict=True):
         variable.assign(array)
-
-
-def remove(folder: Path) -> None:
-    """Removes the checkpoint of a run folder: the run is complete."""
-    files.remove(pathlib.Path(folder) / CHECKPOINT)

@@ -1,4 +1,4 @@
-"""A run's folder: may it be used, who uses it, and how a run in it goes on."""
+"""A run's folder: may it be used, who uses it, and where the run stands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import filelock
 from .. import files
 from ..errors import OptionError, RunError
 from ..experiments.config import RunConfig
-from ..files import Path, Record
+from ..files import Path
 from ..results import RESULTS
 from . import checkpoint
 from .checkpoint import CHECKPOINT, Position
@@ -36,26 +36,17 @@ def default_folder(name: str) -> str:
 def check_file(
     option: str, path: Path, endings: Sequence[str], overwrite: bool
 ) -> None:
-    """Refuses a file that could not be written, or would be lost.
-
-    Args:
-        option: The one that names it.
-        path: The file.
-        endings: Those that its name may have.
-        overwrite: Whether it may be replaced.
-    """
+    """Refuses a file that could not be written, or would be lost."""
     path = pathlib.Path(path)
     if path.suffix not in endings:
-        raise OptionError(
-            option,
-            f"received {path}, expected a name in {' or '.join(endings)}",
-        )
-    if not path.parent.is_dir():
-        raise OptionError(
-            option, f"there is no folder {path.parent}; make it first"
-        )
-    if path.exists() and not overwrite:
-        raise OptionError(option, f"{path} exists; replace it with --overwrite")
+        problem = f"received {path}, expected a name in {' or '.join(endings)}"
+    elif not path.parent.is_dir():
+        problem = f"there is no folder {path.parent}; make it first"
+    elif path.exists() and not overwrite:
+        problem = f"{path} exists; replace it with --overwrite"
+    else:
+        return
+    raise OptionError(option, problem)
 
 
 @contextlib.contextmanager
@@ -63,7 +54,7 @@ def lock(folder: Path) -> Iterator[None]:
     """Locks a folder for this process.
 
     The operating system releases the lock when the process ends, however it
-    ends. The file stays, so that all who wait for it see the same one.
+    ends. The file stays, so that all who want the lock see the same one.
 
     Raises:
         RunError: If another process uses the folder.
@@ -87,7 +78,7 @@ def held(
     Args:
         folder: The folder.
         overwrite: Whether an earlier run in it may be replaced.
-        resume: Whether an earlier run in it is to go on.
+        resume: Whether an earlier run in it continues.
 
     Raises:
         OptionError: If it cannot be used.
@@ -118,7 +109,6 @@ def held(
 
 
 def _remove_if_empty(path: pathlib.Path, made: list[pathlib.Path]) -> None:
-    """A run that ended before its first file leaves no folder."""
     with contextlib.suppress(OSError):
         if path in made and [e.name for e in path.iterdir()] == [LOCK]:
             (path / LOCK).unlink()
@@ -128,16 +118,22 @@ def _remove_if_empty(path: pathlib.Path, made: list[pathlib.Path]) -> None:
 
 
 def begin(folder: Path, config: RunConfig, command: str | None) -> None:
-    """Makes a folder that of a new run: clears it of an earlier one.
+    """Makes a folder a new run's: clears it of an earlier one.
 
     The configuration comes first: if the disk is full, nothing is lost.
     """
-    path = pathlib.Path(folder)
     told = {} if command is None else {"command": command}
+    path = pathlib.Path(folder)
     files.write_json(path / CONFIG, {**told, **config.to_dict()})
-    files.remove_drafts(path)
     for name in (CHECKPOINT, RESULTS):
         files.remove(path / name)
+
+
+def finish(folder: Path) -> None:
+    """Removes what a finished run has no use for."""
+    path = pathlib.Path(folder)
+    for name in (path / CHECKPOINT, *path.glob(f"{files.DRAFT}*")):
+        files.remove(name)
 
 
 def read_config(folder: Path) -> tuple[RunConfig, str | None]:
@@ -148,23 +144,21 @@ def read_config(folder: Path) -> tuple[RunConfig, str | None]:
         RunError: If its configuration cannot be read.
     """
     path = pathlib.Path(folder) / CONFIG
-    try:
-        options = files.read_json(path)
-        command = options.pop("command", None)
-        return RunConfig.from_dict(options), command
-    except FileNotFoundError:
+    if not path.exists():
         raise OptionError(
             "DIR",
             f"{folder} has no run; name a folder that `keras-si run` has "
             "written",
-        ) from None
-    except OSError as error:
-        problem = f"{path} could not be read ({error.strerror})"
-    except files.DamagedFile as error:
-        problem = str(error)
-    except (OptionError, TypeError, ValueError, AttributeError) as error:
-        problem = f"{path} is not the configuration of a run: {error}"
-    raise RunError(f"{problem}; start the run again, with --overwrite")
+        )
+    try:
+        options = files.read_json(path)
+        command = options.pop("command", None)
+        return RunConfig.from_dict(options), command
+    except (OptionError, RunError, *checkpoint.ERRORS) as error:
+        raise RunError(
+            f"{path} is not the configuration of a run: {error}; start the "
+            "run again, with --overwrite"
+        ) from error
 
 
 @dataclasses.dataclass
@@ -197,20 +191,31 @@ def standing(folder: Path, config: RunConfig) -> Standing:
         RunError: If nothing is left that could be trusted, or it is of a run
             with other options.
     """
+    from ..results.results import Results
+
     path = pathlib.Path(folder)
     notes: list[str] = []
-    written = _read_results(path, notes)
-    damaged_results = bool(notes)
-    if written is not None:
-        _check_same(config, written.config, path / RESULTS)
-    found = _read_checkpoint(path, notes)
-    if found is not None:
-        results, position, variables = found
-        _check_same(config, results.config, path / CHECKPOINT)
-        if results.trials and results.trials[-1].is_over:
-            position, variables = Position(), ()
-        return Standing(results, position, variables, notes)
-    if damaged_results:
+    written = found = saved = None
+    try:
+        written = Results.load(path) if (path / RESULTS).exists() else None
+    except files.DamagedFile as error:
+        notes.append(f"{error}; it is not used")
+    has_damaged_results = bool(notes)
+    try:
+        found = checkpoint.load(path)
+        saved = Results.from_dict(found.results) if found else None
+    except files.DamagedFile as error:
+        notes.append(f"{error}; it is not used")
+    except ValueError as error:
+        notes.append(f"{path / CHECKPOINT} is damaged: {error}; it is not used")
+    for results in (written, saved):
+        if results is not None:
+            _check_same(config, results)
+    if found is not None and saved is not None:
+        if saved.trials and saved.trials[-1].is_over:
+            return Standing(saved, notes=notes)
+        return Standing(saved, found.position, found.variables, notes)
+    if has_damaged_results:
         raise RunError(
             f"{'; '.join(notes)}. Nothing is left to continue from: name "
             "another folder, or start again with --overwrite"
@@ -223,68 +228,17 @@ def standing(folder: Path, config: RunConfig) -> Standing:
             f"there is no good {CHECKPOINT} in {path}: what was not finished "
             "starts from its beginning"
         )
-    is_over = len(finished) == len(config.methods) * config.seeds
     written.trials = finished
-    return Standing(written, notes=notes, is_over=is_over and not notes)
+    is_over = len(finished) == len(config.methods) * config.seeds
+    return Standing(written, notes=notes, is_over=is_over)
 
 
-def _read_results(path: pathlib.Path, notes: list[str]) -> Results | None:
-    from ..results.results import Results
-
-    if not (path / RESULTS).exists():
-        return None
-    try:
-        return Results.load(path)
-    except files.DamagedFile as error:
-        notes.append(f"{error.message}; it is not used")
-        return None
-
-
-def _read_checkpoint(
-    path: pathlib.Path, notes: list[str]
-) -> tuple[Results, Position, Sequence[Any]] | None:
-    from ..results.results import Results
-
-    try:
-        found = checkpoint.load(path)
-        if found is None:
-            return None
-        results = Results.from_dict(found.results)
-    except files.DamagedFile as error:
-        notes.append(f"{error.message}; it is not used")
-    except ValueError as error:
-        notes.append(f"{path / CHECKPOINT} is damaged: {error}; it is not used")
-    else:
-        return results, found.position, found.variables
-    return None
-
-
-def _check_same(config: RunConfig, other: Record, where: Path) -> None:
+def _check_same(config: RunConfig, other: Results) -> None:
     """Refuses to continue a run that has another configuration."""
-    ours = files.as_json(config.to_dict())
-    for name, value in ours.items():
-        if value != other.get(name):
+    for name, value in files.as_json(config.to_dict()).items():
+        if value != other.config.get(name):
             raise RunError(
-                f"{where} is of a run with {name} {other.get(name)}, but "
-                f"{CONFIG} has {value}: it is not continued; start again with "
-                "--overwrite"
+                f"the folder has files of a run with {name} "
+                f"{other.config.get(name)}, but {CONFIG} has {value}: start "
+                "again with --overwrite"
             )
-
-
-def environment_changed(results: Results, now: Record) -> list[str]:
-    """Says in what the run was begun with something else.
-
-    Args:
-        results: Those that it has brought so far.
-        now: What it is continued with, `versions` and `device`.
-    """
-    then = {**results.versions, "device": results.device}
-    then.pop("data", None)  # Other data are refused.
-    current = {**now["versions"], "device": now["device"]}
-    return [
-        f"the run was begun with {name} {value}, and continues "
-        f"{f'with {current[name]}' if name in current else 'without'}: its "
-        "results may differ from those of an undisturbed one"
-        for name, value in then.items()
-        if value != current.get(name)
-    ]

@@ -13,7 +13,6 @@ import numpy as np
 
 from ..experiments import nets
 from ..experiments.config import RunConfig
-from ..experiments.data import Data
 from ..experiments.tasks import Task, Union, outputs_of
 from ..files import Record
 from ..methods import METHODS, Method
@@ -41,12 +40,11 @@ class MethodRun:
     Args:
         trial: The `Trial` to fill.
         tasks: The tasks, in order.
-        dataset: The `data.Data` they come from.
+        image_shape: Height, width and channels.
         config: The `RunConfig`.
         results: The `Results` that the trial is part of.
         progress: Shows how it goes.
-        save: Writes the results and, where the position and the variables
-            are given, a checkpoint.
+        save: Writes the results; with a position and variables, a checkpoint.
         after_task: See `runner.run`.
     """
 
@@ -54,21 +52,16 @@ class MethodRun:
         self,
         trial: Trial,
         tasks: Sequence[Task],
-        dataset: Data,
+        image_shape: Sequence[int],
         config: RunConfig,
         results: Results,
         progress: Progress,
         save: Callable[..., None],
         after_task: Callable[[Trial, int], None],
     ) -> None:
-        self.trial = trial
-        self.tasks = tasks
-        self.image_shape = dataset.train.images.shape[1:]
-        self.config = config
-        self.results = results
-        self.progress = progress
-        self.save = save
-        self.after_task = after_task
+        self.trial, self.tasks, self.image_shape = trial, tasks, image_shape
+        self.config, self.results, self.progress = config, results, progress
+        self.save, self.after_task = save, after_task
         # So that the variables of all methods have the same names.
         keras.backend.clear_session()
         # After that, which forgets the policy too.
@@ -96,13 +89,17 @@ class MethodRun:
                     f"{task.index + 1}, {error}"
                 )
                 break
-        self.save(Position(), ())
+        self.save((Position(), ()))
+        self.save()
 
     def _run_task(self, task: Task, position: Position) -> None:
         self.progress.task_started(self.config, self.trial, task.index)
         started = self.clock = time.perf_counter()
-        if position.epoch == 0:
-            self._prepare(task)
+        if position == Position(task.index) and task.index > 0:
+            if self.method.new_net_per_task:
+                self.model = self._new_model()
+            elif self.config.reset_optimizer:
+                nets.reset_optimizer(self.model)
         if not position.is_trained:
             self._train(task, position.epoch)
         trained = time.perf_counter()
@@ -128,15 +125,6 @@ class MethodRun:
         nets.compile_classifier(model, self.config, outputs)
         self.method.attach(model)
         return model
-
-    def _prepare(self, task: Task) -> None:
-        """Between two tasks: what the next one starts from."""
-        if task.index == 0:
-            return
-        if self.method.new_net_per_task:
-            self.model = self._new_model()
-        elif self.config.reset_optimizer:
-            nets.reset_optimizer(self.model)
 
     def _train(self, task: Task, first_pass: int) -> None:
         learned = learned_with(self.method, self.tasks[: task.index + 1])
@@ -169,7 +157,7 @@ class MethodRun:
     def _save_pass(self, position: Position) -> None:
         self._check_weights(position.epoch - 1)
         self.trial.train_seconds += time.perf_counter() - self.clock
-        self.save(position, checkpoint.variables(self.model, self.method))
+        self.save((position, checkpoint.variables(self.model, self.method)))
         self.clock = time.perf_counter()
 
     def _check_weights(self, epoch: int) -> None:
@@ -226,26 +214,19 @@ class _Watch(keras.callbacks.Callback):
 
     A pass is an epoch, as Keras counts them; where the length of a task is
     given in steps, all of them are one epoch to Keras, with passes within.
-
-    Args:
-        progress: Shows each step.
-        done: How many passes there were before this `fit`.
-        steps: Of one pass.
-        save: Called with how many are done, after each but the last.
+    `save` is called with how many passes are done, after each but the last.
     """
 
     def __init__(
         self,
         progress: Progress,
         done: int,
-        steps: int,
+        steps_per_pass: int,
         save: Callable[[int], None],
     ) -> None:
         super().__init__()
-        self.done = done
-        self._progress = progress
-        self._steps_per_pass = steps
-        self._save = save
+        self.done, self._steps_per_pass = done, steps_per_pass
+        self._progress, self._save = progress, save
         self._epoch = self._steps = 0
 
     def on_epoch_begin(self, epoch: int, logs: Record | None = None) -> None:

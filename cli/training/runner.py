@@ -8,18 +8,17 @@ from typing import Any
 
 import keras
 
-from .. import files
 from ..errors import RunError
 from ..experiments import data, nets
 from ..experiments import tasks as tasks_module
 from ..experiments.config import RunConfig
 from ..experiments.tasks import Task
-from ..files import Path, Record
+from ..files import Path
 from ..methods import METHODS
 from ..results import figures
 from ..results.results import Results, Trial
-from . import checkpoint, start
 from . import folder as folder_module
+from . import start
 from .checkpoint import Checkpoint, Position
 from .folder import Standing
 from .method_run import MethodRun, learned_with, length
@@ -64,28 +63,28 @@ def run(
         dataset = data.load_all(
             config.datasets, config.data_dir, config.held_out
         )
+    # What cannot be done is refused before anything is written or removed.
     results = _results(config, dataset, standing, command)
     dataset = dataset.padded(config.padding)
-    # What cannot be done is refused before anything is written or removed.
     nets.check_images(config, dataset.train.images.shape[1:])
     tasks = tasks_module.tasks(dataset, config, config.seed)
     if folder is not None and standing.results is None:
         folder_module.begin(folder, config, results.command)
         figures.remove_figures(folder)
 
-    def save(
-        position: Position | None = None, variables: Sequence[Any] = ()
-    ) -> None:
-        if folder is None:
-            return
-        if position is not None:
-            Checkpoint(results.to_dict(), position, variables).save(folder)
-        # Trained and not yet evaluated: there is nothing new in the results.
-        if position is None or position == Position():
+    def save(checkpoint: tuple[Position, Sequence[Any]] | None = None) -> None:
+        if folder is not None and checkpoint is not None:
+            Checkpoint(results.to_dict(), *checkpoint).save(folder)
+        elif folder is not None:
             results.save(folder)
 
+    def draw() -> None:
+        if folder is not None and results.trials:
+            figures.write_figures(results, folder)
+
     save()
-    if config.deterministic and start.on_accelerator():
+    draw()
+    if config.deterministic:
         start.be_deterministic()
     progress.started(*_count_steps(config, tasks, standing))
     previous_policy = keras.config.dtype_policy()
@@ -102,7 +101,7 @@ def run(
                     MethodRun(
                         trial,
                         tasks,
-                        dataset,
+                        dataset.train.images.shape[1:],
                         config,
                         results,
                         progress,
@@ -110,13 +109,11 @@ def run(
                         after_task,
                     ).run(standing)
                     standing = Standing()
-                if folder is not None:
-                    figures.write_figures(results, folder)
+                    draw()
     finally:
         keras.config.set_dtype_policy(previous_policy)
     if folder is not None:
-        files.remove_drafts(folder)
-        checkpoint.remove(folder)
+        folder_module.finish(folder)
     return results
 
 
@@ -128,16 +125,11 @@ def _results(
 ) -> Results:
     """Returns the results so far; refuses other data than were begun with."""
     versions = {**start.versions(), "data": dataset.checksum}
-    made_with: Record = {"versions": versions, "device": start.device()}
+    device, now = start.device(), datetime.datetime.now(datetime.UTC)
     if standing.results is None:
         return Results(
-            config.benchmark,
-            **made_with,
-            config=config.to_dict(),
-            trials=[],
-            started=datetime.datetime.now(datetime.UTC).isoformat(
-                timespec="seconds"
-            ),
+            *(config.benchmark, versions, device, config.to_dict(), []),
+            started=now.isoformat(timespec="seconds"),
             command=command,
         )
     results = standing.results
@@ -147,6 +139,7 @@ def _results(
             "with: their checksums differ. Continue with the same data, or "
             "start again with --overwrite"
         )
+    made_with = {"versions": versions, "device": device}
     if made_with not in results.made_with:
         results.resumed_with.append(made_with)
     return results

@@ -1,4 +1,4 @@
-"""Starts a run: the folder, the backend without its messages, the training."""
+"""Starts a run: its folder, TensorFlow without its messages, the training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ..errors import Interrupted, OptionError, RunError, counted
 from ..experiments.config import RunConfig
 from ..files import Record
 from . import folder as folder_module
 from . import progress as progress_module
-
-if TYPE_CHECKING:
-    from ..results.results import Results
 
 BACKENDS = ("tensorflow", "jax")
 
@@ -50,7 +46,21 @@ def train(
         try:
             with progress_module.Progress() as progress:
                 import_quietly(deterministic=config.deterministic)
-                results = _train(config, folder, resume, command, progress)
+                from . import runner
+
+                standing = folder_module.Standing()
+                if resume:
+                    standing = folder_module.standing(folder, config)
+                    _say_what_changed(folder, standing)
+                results = standing.results
+                if results is None or not standing.is_over:
+                    results = runner.run(
+                        config,
+                        folder,
+                        progress=progress,
+                        standing=standing,
+                        command=command,
+                    )
         except KeyboardInterrupt:
             how = ""
             # What stands there may be the run that was to be replaced.
@@ -66,32 +76,26 @@ def train(
         )
 
 
-def _train(
-    config: RunConfig,
-    folder: str,
-    resume: bool,
-    command: str | None,
-    progress: progress_module.Progress,
-) -> Results:
-    from . import runner
-
-    standing = None
-    if resume:
-        standing = folder_module.standing(folder, config)
-        notes = standing.notes
-        if standing.is_over:
-            notes = [f"the run in {folder} is over: nothing is left to train"]
-        elif standing.results is not None:
-            notes += folder_module.environment_changed(
-                standing.results, {"versions": versions(), "device": device()}
-            )
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr, flush=True)
-        if standing.is_over and standing.results is not None:
-            return standing.results
-    return runner.run(
-        config, folder, progress=progress, standing=standing, command=command
-    )
+def _say_what_changed(folder: str, standing: folder_module.Standing) -> None:
+    notes = standing.notes
+    if standing.is_over:
+        notes = [f"the run in {folder} is over: nothing is left to train"]
+    elif standing.results is not None:
+        begun = standing.results
+        now = {**versions(), "device": device()}
+        notes += [
+            f"the run was begun with {name} {value}, and continues with "
+            f"{now.get(name, 'none')}: its results may differ from those of "
+            "an undisturbed one"
+            for name, value in {
+                **begun.versions,
+                "device": begun.device,
+            }.items()
+            # Other data are refused.
+            if name != "data" and value != now.get(name)
+        ]
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def import_quietly(
@@ -131,12 +135,10 @@ def import_quietly(
 
 @contextlib.contextmanager
 def _native_stderr_held_back() -> Iterator[None]:
-    """Holds back what is written to file descriptor 2.
+    """Holds back what is written to file descriptor 2, unless this fails.
 
     What TensorFlow's native code logs while it is imported obeys no log
-    level, so the descriptor itself is turned away. If the import fails,
-    what was held back is written out after all: it may say why. If it is
-    interrupted there is nothing to explain.
+    level, so the descriptor itself is turned away.
     """
     sys.stderr.flush()
     saved = os.dup(2)
@@ -145,7 +147,7 @@ def _native_stderr_held_back() -> Iterator[None]:
         failed = False
         try:
             yield
-        except Exception:
+        except Exception:  # Ctrl-C needs no explanation.
             failed = True
             raise
         finally:
@@ -163,11 +165,10 @@ def check_backend() -> None:
     Raises:
         OptionError: If `KERAS_BACKEND`, or Keras's own file, names it.
     """
-    chosen = backend()
-    if chosen not in BACKENDS:
+    if backend() not in BACKENDS:
         raise OptionError(
             "KERAS_BACKEND",
-            f"received {chosen!r}, expected one of {', '.join(BACKENDS)}: the "
+            f"received {backend()!r}, expected {' or '.join(BACKENDS)}: the "
             "command line runs on these, and the library on PyTorch too",
         )
 
@@ -189,7 +190,7 @@ def be_deterministic() -> None:
 
     On JAX that is an environment variable: `import_quietly` has set it.
     """
-    if backend() != "jax":
+    if backend() != "jax" and on_accelerator():
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()

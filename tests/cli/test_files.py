@@ -10,6 +10,8 @@ import pytest
 from keras_si_cli import files
 from keras_si_cli.errors import RunError
 
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
 
 def test_json_comes_back_with_null_for_nan_and_a_row_on_one_line(tmp_path):
     path = tmp_path / "a.json"
@@ -23,29 +25,20 @@ def test_json_comes_back_with_null_for_nan_and_a_row_on_one_line(tmp_path):
     ("content", "problem"),
     [
         (b'{"b": [1, 2.5]', "Expecting|delimiter"),
-        (b"", "Expecting value"),
         (b"[]", "it has no JSON object"),
         (b"[" * 100_000, "recursion"),
         (b"\xed\xa0\x80", "decode"),
     ],
-    ids=["torn", "empty", "a list", "deep", "no UTF-8"],
+    ids=["torn", "a list", "deep", "no UTF-8"],
 )
 def test_json_that_is_damaged_is_named(tmp_path, content, problem):
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(files.DamagedFile, match=problem) as caught:
+    with pytest.raises(files.DamagedFile, match=f"a.json is dam.*{problem}"):
         files.read_json(path)
-    assert str(caught.value).startswith(f"{path} is damaged: ")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        *(OSError(e, os.strerror(e)) for e in (errno.ENOSPC, errno.EROFS)),
-        KeyboardInterrupt(),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()], ids=str)
 @pytest.mark.parametrize("step", ["open", "write", "fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_no_draft(
     tmp_path, monkeypatch, step, error
@@ -58,13 +51,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(
             raise error
 
     failing_disk.install(monkeypatch, fail)
-    expected = RunError if isinstance(error, OSError) else KeyboardInterrupt
+    expected = RunError if error is FULL else KeyboardInterrupt
     with pytest.raises(expected) as caught:
         files.write_atomically(path, b"new")
-    if expected is RunError:
-        assert f"{path} could not be written ({error.strerror}" in str(
-            caught.value
-        )
+    if error is FULL:
+        assert "a.json could not be written (No space" in str(caught.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -81,13 +72,12 @@ def test_a_large_file_that_fails_in_the_middle_is_told_once(
         nonlocal writes
         writes += operation == "write"
         if writes >= 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise FULL
 
     failing_disk.install(monkeypatch, full)
     arrays = [np.zeros(50_000), np.ones(50_000)]
     with pytest.raises(RunError, match="a.npz could not be written .No space"):
         files.write_atomically(path, lambda file: np.savez(file, *arrays))
-    assert writes >= 3
     assert path.read_text() == "old"
     assert capfd.readouterr() == ("", "")
 
@@ -108,15 +98,3 @@ def test_the_whole_new_file_is_there_before_it_replaces_the_old_one(
     files.write_json(path, {"new": 1})
     assert seen == [({"old": 1}, {"new": 1})]
     assert files.read_json(path) == {"new": 1}
-
-
-def test_a_folder_that_is_gone_is_told(tmp_path):
-    with pytest.raises(RunError, match="No such file or directory.*its folder"):
-        files.write_atomically(tmp_path / "gone" / "a.json", b"new")
-
-
-def test_drafts_of_killed_runs_are_removed_and_nothing_else(tmp_path):
-    (tmp_path / ".draft-123.a.json").touch()
-    (tmp_path / "notes.txt").touch()
-    files.remove_drafts(tmp_path)
-    assert os.listdir(tmp_path) == ["notes.txt"]

@@ -84,7 +84,7 @@ def test_what_cannot_be_downloaded_is_said_in_one_line(tmp_path, no_network):
         ("/", "'/'"),
         ("imdb_reviews", "not an image classification dataset"),
         ("coco", "not an image classification dataset"),
-        ("imagenet2012", r"no fixed size \(shape \(None, None, 3\)\)"),
+        ("imagenet2012", r"of no fixed size \(shape \(None, None, 3\)\)"),
         ("emnist/nope", "cannot be opened"),
     ],
 )

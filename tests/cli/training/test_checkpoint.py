@@ -1,19 +1,17 @@
 """One file with arrays and a record; each damage to it is found."""
 
-import json
 import os
 import random
-import zipfile
 
 import failing_disk
 import numpy as np
 import pytest
-from cli_helpers import Killed
+from cli_helpers import Killed, make_config
 from keras_si_cli import files, methods
 from keras_si_cli.errors import RunError
 from keras_si_cli.experiments import nets
 from keras_si_cli.training import checkpoint
-from keras_si_cli.training.checkpoint import Checkpoint, Position
+from keras_si_cli.training.checkpoint import CHECKPOINT, Checkpoint, Position
 
 RESULTS = {"benchmark": "pmnist", "trials": [{"accuracy": [0.1, None]}]}
 
@@ -24,7 +22,8 @@ def make(task, shape=(2, 3)):
 
 
 def content(found):
-    arrays = [(a.dtype.name, a.tolist()) for a in map(np.asarray, found.variables)]
+    arrays = map(np.asarray, found.variables)
+    arrays = [(array.dtype.name, array.tolist()) for array in arrays]
     return found.results, found.position, arrays
 
 
@@ -33,23 +32,12 @@ def test_a_checkpoint_comes_back_and_is_one_file(tmp_path):
     make(0).save(tmp_path)
     make(3).save(tmp_path)
     assert os.listdir(tmp_path) == ["checkpoint.npz"]
+    row = [float(np.float32(3.1))] * 3
     assert content(checkpoint.load(tmp_path)) == (
         RESULTS,
         Position(3, 1, True),
-        [
-            ("float32", np.full((2, 3), np.float32(3.1)).tolist()),
-            ("int64", 3),
-        ],
+        [("float32", [row, row]), ("int64", 3)],
     )
-    checkpoint.remove(tmp_path)
-    assert os.listdir(tmp_path) == []
-
-
-def test_nan_in_the_results_becomes_null(tmp_path):
-    Checkpoint({"accuracy": np.array([0.5, np.nan]).tolist()}).save(tmp_path)
-    found = checkpoint.load(tmp_path)
-    assert found.results == {"accuracy": [0.5, None]}
-    assert (found.position, found.variables) == (Position(), [])
 
 
 def test_a_kill_between_any_two_operations_leaves_a_whole_checkpoint(
@@ -82,15 +70,14 @@ def test_a_kill_between_any_two_operations_leaves_a_whole_checkpoint(
     assert last >= 5  # open, write, fsync, replace, fsync of the folder
 
 
-def test_every_kind_of_damage_is_found(tmp_path):
-    """A bit flipped anywhere: what is read is named as damaged, or right."""
+def test_a_bit_flipped_anywhere_is_found_or_changes_nothing(tmp_path):
     make(1, shape=(4, 5)).save(tmp_path)
-    path = tmp_path / checkpoint.CHECKPOINT
+    path = tmp_path / CHECKPOINT
     whole = path.read_bytes()
     expected = content(checkpoint.load(tmp_path))
     rng = random.Random(0)
     found = 0
-    for _ in range(600):
+    for _ in range(400):
         damaged = bytearray(whole)
         damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         path.write_bytes(damaged)
@@ -99,7 +86,7 @@ def test_every_kind_of_damage_is_found(tmp_path):
         except files.DamagedFile as error:
             assert str(path) in str(error)
             found += 1
-    assert found > 400  # Not: the dates and the attributes of the members.
+    assert found > 250  # Not: the dates and the attributes of the members.
     for length in range(0, len(whole), 31):
         path.write_bytes(whole[:length])
         with pytest.raises(files.DamagedFile):
@@ -109,7 +96,7 @@ def test_every_kind_of_damage_is_found(tmp_path):
 def test_damage_that_makes_an_array_smaller_is_found(tmp_path):
     """NumPy reads no further then, and so never compares the CRC."""
     make(1, shape=(99,)).save(tmp_path)
-    path = tmp_path / checkpoint.CHECKPOINT
+    path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes().replace(b"(99,)", b"(98,)", 1))
     with pytest.raises(files.DamagedFile, match="CRC of arr_0.npy is wrong"):
         checkpoint.load(tmp_path)
@@ -119,60 +106,35 @@ def test_damage_that_makes_an_array_smaller_is_found(tmp_path):
     "record",
     [
         "{}",
-        "[]",
         "",
         '{"schema": 4, "arrays": 2, "results": {}, "position": {}}',
         '{"schema": 4, "arrays": 0, "results": {}, "position": {"x": 3}}',
+        np.array([{}], object),
     ],
 )
 def test_an_npz_that_keras_si_did_not_write_is_no_checkpoint(tmp_path, record):
-    np.savez(tmp_path / checkpoint.CHECKPOINT, np.ones(3), record=record)
-    with pytest.raises(files.DamagedFile, match="checkpoint.npz is damaged"):
-        checkpoint.load(tmp_path)
-
-
-@pytest.mark.parametrize("arrays", [{}, {"record": np.array([{}], object)}])
-def test_other_npz_files_are_no_checkpoints(tmp_path, arrays):
-    np.savez(tmp_path / checkpoint.CHECKPOINT, **arrays)
+    np.savez(tmp_path / CHECKPOINT, np.ones(3), record=record)
     with pytest.raises(files.DamagedFile, match="checkpoint.npz is damaged"):
         checkpoint.load(tmp_path)
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
-    np.savez(tmp_path / checkpoint.CHECKPOINT, record='{"schema": 5}')
+    np.savez(tmp_path / CHECKPOINT, record='{"schema": 5}')
     with pytest.raises(RunError, match="schema 5, expected 4; continue with"):
         checkpoint.load(tmp_path)
 
 
-def test_the_record_is_readable_text(tmp_path):
-    make(2).save(tmp_path)
-    with zipfile.ZipFile(tmp_path / checkpoint.CHECKPOINT) as members:
-        assert members.namelist() == ["record.npy", "arr_0.npy", "arr_1.npy"]
-    with np.load(tmp_path / checkpoint.CHECKPOINT) as arrays:
-        assert json.loads(str(arrays["record"]))["position"] == {
-            **{"task": 2, "epoch": 1, "is_trained": True},
-        }
-
-
 @pytest.mark.parametrize("changed", ["shape", "dtype", "count"])
 def test_arrays_of_another_model_are_refused_and_none_is_assigned(changed):
-    from cli_helpers import make_config
-
     config = make_config()
-    model = nets.compile_classifier(
-        nets.build(config, (2, 2, 1), 3), config
-    )
+    model = nets.compile_classifier(nets.build(config, (2, 2, 1), 3), config)
     method = methods.METHODS["naive"](1.0, 1.0)
     model.optimizer.build(model.trainable_variables)
-    arrays = [
-        np.zeros(v.shape, v.dtype) for v in checkpoint.variables(model, method)
-    ]
-    if changed == "count":
-        arrays.pop()
-    else:
-        arrays[-1] = arrays[-1].astype("float16")
-        if changed == "shape":
-            arrays[-1] = np.zeros(7, "float32")
+    variables = checkpoint.variables(model, method)
+    *arrays, last = [np.zeros(v.shape, v.dtype) for v in variables]
+    if changed != "count":
+        other = last.astype("float16")
+        arrays.append(np.zeros(7, last.dtype) if changed == "shape" else other)
     before = model.get_weights()
     with pytest.raises(RunError, match="another version of keras-si or Keras"):
         checkpoint.restore(model, method, arrays)
