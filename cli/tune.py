@@ -16,19 +16,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import files
+from . import search as searches
 from .errors import Interrupted, OptionError, RunError
 from .experiments.config import RunConfig
-from .search import (
-    NotNeeded,
-    Search,
-    Setting,
-    attempt,
-    best,
-    in_order,
-    is_left,
-    named_process,
-    setting_of,
-)
+from .search import Search, Setting, best, setting_of
 from .training import start
 
 if TYPE_CHECKING:
@@ -82,7 +73,7 @@ def tune(
         failed = _processes(search, jobs) if jobs > 1 else _work(search)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; to continue: {again}") from None
-    found = in_order(search)
+    found = searches.in_order(search)
     _show(found, search, arguments)
     if failed:
         raise RunError(
@@ -103,6 +94,8 @@ def _check(search: Search) -> None:
             f"received {', '.join(search.config.methods)}; expected one that "
             "has a strength",
         )
+    if 0 in search.given["strength"]:  # It has no logarithm.
+        raise OptionError("--strength", "received 0, expected more than 0")
     if search.trials and all(low == high for low, high in limits):
         raise OptionError(
             "--trials",
@@ -131,11 +124,14 @@ def _work(search: Search, threads: int | None = None) -> int:
 
     held_out = data.load_all(config.datasets, config.data_dir, held_out=True)
     study = search.study(held_out.checksum)
-    with named_process(search) as name:
-        objective = functools.partial(attempt, search, held_out, name)
-        while is_left(search, study):
+    with searches.named_process(search) as name:
+        attempt = functools.partial(searches.attempt, search, held_out, name)
+        while searches.is_left(search, study):
             study.optimize(
-                objective, n_trials=1, catch=NotNeeded, callbacks=[_say]
+                attempt,
+                n_trials=1,
+                catch=searches.NotNeeded,
+                callbacks=[_say],
             )
     return 0
 
@@ -229,7 +225,7 @@ def _show(
     if trials:
         console.print(_table(trials, leader))
     if any(trial.state.name in ("RUNNING", "WAITING") for trial in trials):
-        lines += ["not over: there are settings that are not finished"]
+        lines += ["not over yet: the same command shows the rest later"]
     if leader is not None:
         setting = setting_of(leader)
         chosen = " ".join(f"--{n} {v!r}" for n, v in setting.items())
@@ -292,6 +288,8 @@ def _draw(
         figure.colorbar(squares, label="average accuracy, %")
         axes.set(ylabel=varied[1], yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
+        for across, up, accuracy in zip(x, y, accuracies, strict=True):
+            axes.text(across, up, f"{accuracy:.2f}\n", ha="center")
     axes.set(xlabel=varied[0], xscale="log", title=f"{method}: {JUDGED_ON}")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(0.15)
