@@ -9,11 +9,11 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import listing, main, methods
+from keras_si_cli import main, methods
 from keras_si_cli.experiments import presets
 from keras_si_cli.training import start
 
-COMMANDS = ["", "run", "resume", "report", "tune", "list"]
+COMMANDS = ["", *main.main.commands]
 
 
 def call(*args, **environment):
@@ -35,24 +35,16 @@ def help_of(command):
     ("args", "expected"),
     [
         ("pmnist --tasks 0", "'--tasks': 0 is not in the range x>=1."),
-        ("pmnist --epochs -3", "'--epochs': -3 is not in the range x>=1."),
-        ("pmnist --batch-size 0", "'--batch-size': 0 is not in the range"),
         ("pmnist --seeds 0", "'--seeds': 0 is not in the range x>=1."),
-        ("pmnist --tasks many", "'--tasks': 'many' is not a valid integer"),
         ("pmnist --hidden 0", "'--hidden': 0 is not in the range x>=1."),
-        ("pmnist --hidden 10,-1", "'--hidden': -1 is not in the range"),
         ("pmnist --hidden 10;10", "'--hidden': '10;10' is not a valid int"),
         ("pmnist --hidden 10,", "'--hidden': '' is not a valid integer"),
-        ("pmnist --padding -1", "-1 is not in the range 0<=x<=100."),
         ("pmnist --padding 101", "101 is not in the range 0<=x<=100."),
         ("pmnist --learning-rate 0", "0.0 is not in the range x>0."),
         ("pmnist --learning-rate nan", "'--learning-rate': nan is not finite"),
-        ("pmnist --learning-rate inf", "'--learning-rate': inf is not finite"),
         ("pmnist --strength -1", "-1.0 is not in the range x>=0."),
         ("pmnist --strength nan", "'--strength': nan is not finite."),
         ("pmnist --damping 0", "'--damping': 0.0 is not in the range x>0."),
-        ("pmnist --damping nan", "'--damping': nan is not finite."),
-        ("pmnist --seed -1", "'--seed': -1 is not in the range"),
         ("pmnist --seed 4294967296", "is not in the range 0<=x<=4294967295."),
         (
             "pmnist --seed 4294967295 --seeds 2",
@@ -64,32 +56,25 @@ def help_of(command):
             "--method: received si, si; name each method once",
         ),
         ("pmnist --preset slow", "'slow' is not one of 'quick', 'paper'"),
-        ("pmnist --precision half", "'half' is not one of 'float32'"),
         ("pmnist --data-dir nowhere", "Directory 'nowhere' does not exist."),
         ("pmnist --taks 3", "No such option '--taks'"),
         ("imagenet", "'imagenet' is not one of 'pmnist', 'smnist', 'scifar'"),
         ("", "Missing argument '{pmnist|smnist|scifar}'. Choose from: pm"),
         ("pmnist --dataset MNIST", "--dataset: received 'MNIST', expected a"),
-        ("pmnist --dataset ../mnist", "--dataset: received '../mnist'"),
         ("pmnist --dataset fashion-mnist", "--dataset: received 'fashion-m"),
-        ("pmnist --dataset mnist/", "--dataset: received 'mnist/'"),
         ("pmnist --dataset mnist:3", "--dataset: received 'mnist:3'"),
-        ("pmnist --dataset mnist:3.0.1/a=1", "--dataset: received 'mnist:3."),
         ("pmnist --dataset \uff4dnist", "--dataset: received '\uff4dnist'"),
         (
             "pmnist --scenario task",
             "--scenario: received 'task', expected domain for pmnist",
         ),
-        ("smnist --scenario all", "'--scenario': 'all' is not one of 'task'"),
         ("smnist --tasks 6", "--tasks: received 6, expected at most 5: the 10"),
-        ("scifar --tasks 12", "--tasks: received 12, expected at most 11"),
         (
             "scifar --dataset cifar10 --tasks 6",
             "--tasks: received 6, expected at most 5",
         ),
         ("scifar --dataset a+b", "--dataset: received 'a+b'"),
         ("smnist --epochs 1 --steps 9", "--steps: received together with --ep"),
-        ("smnist --output-weights ones", "'ones' is not one of 'zeros'"),
         (
             "smnist --scenario class --method scratch",
             "--method: scratch cannot be run in the class scenario, only in ta",
@@ -154,19 +139,16 @@ def test_a_backend_that_the_command_line_does_not_run_on_is_refused(
     for command in ("run", "tune"):
         result = cli(command, "pmnist")
         assert result.exit_code == 2
-        assert "KERAS_BACKEND: received 'torch', expected one of tensorflow" in (
-            result.stderr
+        assert (
+            "KERAS_BACKEND: received 'torch', expected tensorflow or jax"
+            in (result.stderr)
         )
     assert os.listdir() == []
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *("mnist", "cifar10", "caltech_birds2011", "emnist/letters"),
-        *("mnist:3.0.1", "mnist:3.*.*", "wmt19_translate/cs-en"),
-        "cifar10_corrupted/brightness_1:1.0.0",
-    ],
+    ["caltech_birds2011", "emnist/letters", "mnist:3.*.*", "a/b-c:1.0.0"],
 )
 def test_a_dataset_that_tfds_could_have_is_let_through(cli, name):
     result = cli("run", "pmnist", "--dataset", name)
@@ -176,26 +158,18 @@ def test_a_dataset_that_tfds_could_have_is_let_through(cli, name):
 
 def test_options_reach_the_run_as_they_are_given(cli, monkeypatch):
     heard = []
-    monkeypatch.setattr(
-        start, "train", lambda *args, **kwargs: heard.append((args, kwargs))
+    monkeypatch.setattr(start, "train", lambda *args, **_: heard.append(args))
+    given = (
+        "--preset vandeven --scenario domain --method l2 --method joint "
+        "--tasks 4 --steps 7 --batch-size 9 --hidden 20,30 --learning-rate 0.5 "
+        "--reset-optimizer --output-weights zeros --padding 1 --seed 5 "
+        "--seeds 2 --dataset kmnist --data-dir . --precision mixed_float16 "
+        "--no-jit --deterministic --strength 0.25 --output out --overwrite"
     )
-    monkeypatch.setattr(sys, "argv", ["/bin/keras-si", "run", "my pmnist"])
-    result = cli(
-        *("run", "smnist", "--preset", "vandeven", "--scenario", "domain"),
-        *("--method", "l2", "--method", "joint", "--tasks", "4", "--steps"),
-        *("7", "--batch-size", "9", "--hidden", "20,30", "--learning-rate"),
-        *("0.5", "--reset-optimizer", "--output-weights", "zeros"),
-        *("--padding", "1", "--seed", "5", "--seeds", "2", "--dataset"),
-        *("kmnist", "--data-dir", ".", "--precision", "mixed_float16"),
-        *("--no-jit", "--deterministic", "--strength", "0.25", "--output"),
-        *("out", "--overwrite"),
-    )
-    assert result.exit_code == 0, result.stderr
-    ((config, *args), kwargs) = heard[0]
-    assert (args, kwargs) == (
-        *(["out", True], {"command": "keras-si run 'my pmnist'"}),
-    )
-    assert config.to_dict() == {
+    assert cli("run", "smnist", *given.split()).exit_code == 0
+    ((options, *folder),) = heard
+    assert folder == ["out", True]
+    assert options.to_dict() == {
         **{"benchmark": "smnist", "preset": "vandeven", "scenario": "domain"},
         **{"methods": ("l2", "joint"), "tasks": 4, "epochs": None, "steps": 7},
         **{"batch_size": 9, "hidden": (20, 30), "learning_rate": 0.5},
@@ -205,18 +179,13 @@ def test_options_reach_the_run_as_they_are_given(cli, monkeypatch):
         **{"strength": 0.25, "damping": 0.1, "held_out": False},
     }
     assert cli("run", "pmnist").exit_code == 0
-    ((config, folder, overwrite), _) = heard[1]
-    assert folder.startswith("runs/pmnist-") and not overwrite
-    assert (config.methods, config.jit, config.seed, config.seeds) == (
-        *(("si", "naive"), "auto", 0, 1),
-    )
+    options, folder, overwrite = heard[1]
+    assert folder.startswith("runs/pmnist-2") and not overwrite
+    assert (options.methods, options.jit) == (("si", "naive"), "auto")
+    assert (options.seed, options.seeds) == (0, 1)
 
 
 # What is shown.
-
-
-def test_every_command_is_looked_at():
-    assert sorted(["", *main.main.commands]) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -229,39 +198,22 @@ def test_help_fits_and_has_examples(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_examples_work(command, monkeypatch, tmp_path):
-    """Each is a command line whose options are all right."""
-    from keras_si_cli import tune
-    from keras_si_cli.results import compare, figures, page, tables
-    from keras_si_cli.training import folder
-
+def test_the_examples_are_commands_whose_options_are_all_right(
+    command, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     for name in ("runs/pmnist-*", "runs/pmnist-20250131-120000", "with-si"):
         os.makedirs(name)
     os.mkdir("with-l2")
-    done = []
-    for where, name in (
-        *((start, "train"), (tune, "tune"), (compare, "load")),
-        (listing, "show"),
-    ):
-        monkeypatch.setattr(where, name, lambda *_, **__: done.append(1))
-    for where, name, value in (
-        (folder, "read_config", (presets, None)),
-        (start, "import_quietly", None),
-        (tables, "comparison_table", ""),
-        (tables, "comparison_notes", ()),
-        (figures, "write_figure", None),
-        (page, "page", ""),
-    ):
-        monkeypatch.setattr(where, name, lambda *_, value=value: value)
-    monkeypatch.setattr(presets, "data_dir", None, raising=False)
+    # In place of what the commands do: nothing.
+    for each in main.main.commands.values():
+        monkeypatch.setattr(each, "callback", lambda **_: print("called"))
     examples = re.findall("^ +keras-si (.+)$", help_of(command), re.MULTILINE)
     assert examples
     for example in examples:
-        done.clear()
         result = call(*shlex.split(example))
         assert result.exit_code == 0, result.stderr
-        assert len(done) == (0 if example.endswith("--help") else 1), example
+        assert example.endswith("--help") or result.stdout == "called\n"
 
 
 @pytest.mark.parametrize(
@@ -285,13 +237,6 @@ def test_the_shell_completes(words, expected):
     assert result.exit_code == 0
     found = [line.split(",")[-1] for line in result.output.splitlines()]
     assert found == expected
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_installed_as_the_readme_says(shell):
-    result = call(_KERAS_SI_COMPLETE=f"{shell}_source")
-    assert result.exit_code == 0
-    assert f"_KERAS_SI_COMPLETE={shell}_complete" in result.output
 
 
 def test_list_names_everything_with_its_source(cli):

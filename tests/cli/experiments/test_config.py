@@ -5,82 +5,89 @@ from keras_si_cli.errors import OptionError
 from keras_si_cli.experiments import presets
 from keras_si_cli.experiments.config import RunConfig, check_tasks, resolve
 
+P_NET, S_NET = ((2000, 2000), "glorot", 0), ((256, 256), "zeros", 0)
+V_NET, C_NET = ((400, 400), "glorot", 0), ((512,), "zeros", 0)
+
 
 @pytest.mark.parametrize(
-    ("protocol", "length", "net", "adam", "si"),
+    ("protocol", "tasks", "length", "net", "settings"),
     [
         (
             "pmnist quick domain",
-            (10, 1, None, 256),
-            ((2000, 2000), "glorot", 0),
-            (3e-3, False),
-            (10.0, 0.1),
+            10,
+            (1, None, 256),
+            P_NET,
+            (3e-3, False, 10.0, 0.1),
         ),
         (
             "pmnist paper domain",
-            (10, 20, None, 256),
-            ((2000, 2000), "glorot", 0),
-            (1e-3, False),
-            (0.1, 0.1),
+            10,
+            (20, None, 256),
+            P_NET,
+            (1e-3, False, 0.1, 0.1),
         ),
         (
             "pmnist vandeven domain",
-            (10, None, 5000, 128),
+            10,
+            (None, 5000, 128),
             ((1000, 1000), "glorot", 2),
-            (1e-4, False),
-            (10.0, 0.1),
+            (1e-4, False, 10.0, 0.1),
         ),
-        (
-            "smnist quick task",
-            (5, 2, None, 64),
-            ((256, 256), "zeros", 0),
-            (1e-3, True),
-            (1.0, 1e-3),
-        ),
+        ("smnist quick task", 5, (2, None, 64), S_NET, (1e-3, True, 1.0, 1e-3)),
         (
             "smnist paper task",
-            (5, 10, None, 64),
-            ((256, 256), "zeros", 0),
-            (1e-3, True),
-            (1.0, 1e-3),
+            5,
+            (10, None, 64),
+            S_NET,
+            (1e-3, True, 1.0, 1e-3),
         ),
-        *(
-            (
-                f"smnist vandeven {scenario}",
-                (5, None, 2000, 128),
-                ((400, 400), "glorot", 0),
-                (1e-3, False),
-                (strength, 0.1),
-            )
-            for scenario, strength in (
-                *(("task", 10.0), ("domain", 50000.0), ("class", 5000.0)),
-            )
+        (
+            "smnist vandeven task",
+            5,
+            (None, 2000, 128),
+            V_NET,
+            (1e-3, False, 10.0, 0.1),
+        ),
+        (
+            "smnist vandeven domain",
+            5,
+            (None, 2000, 128),
+            V_NET,
+            (1e-3, False, 50000.0, 0.1),
+        ),
+        (
+            "smnist vandeven class",
+            5,
+            (None, 2000, 128),
+            V_NET,
+            (1e-3, False, 5000.0, 0.1),
         ),
         (
             "scifar quick task",
-            (6, 4, None, 256),
-            ((512,), "zeros", 0),
-            (1e-3, True),
-            (0.01, 1e-3),
+            6,
+            (4, None, 256),
+            C_NET,
+            (1e-3, True, 0.01, 1e-3),
         ),
         (
             "scifar paper task",
-            (6, 60, None, 256),
-            ((512,), "zeros", 0),
-            (1e-3, True),
-            (0.01, 1e-3),
+            6,
+            (60, None, 256),
+            C_NET,
+            (1e-3, True, 0.01, 1e-3),
         ),
     ],
 )
-def test_the_numbers_of_every_protocol(protocol, length, net, adam, si):
+def test_the_numbers_of_every_protocol(protocol, tasks, length, net, settings):
     """Of Zenke, Poole & Ganguli 2017 and van de Ven & Tolias 2018."""
     benchmark, preset, scenario = protocol.split()
     got = resolve(benchmark, preset, {"scenario": scenario})
-    assert got.scenario == scenario
-    assert (got.tasks, got.epochs, got.steps, got.batch_size) == length
+    assert (got.scenario, got.tasks) == (scenario, tasks)
+    assert (got.epochs, got.steps, got.batch_size) == length
     assert (got.hidden, got.output_weights, got.padding) == net
-    assert (got.learning_rate, got.reset_optimizer) == adam
-    assert (got.strength, got.damping) == si
+    assert settings == (
+        *(got.learning_rate, got.reset_optimizer, got.strength, got.damping),
+    )
 
 
 def test_the_default_preset_is_quick_and_the_scenario_the_papers():

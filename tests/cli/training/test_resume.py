@@ -140,6 +140,7 @@ def images_of_12(name, data_dir):
 def test_every_method_and_net_continues(
     monkeypatch, knowledge, benchmark, method, step, given
 ):
+    make_short(monkeypatch)
     monkeypatch.setattr(data, "load", images_of_12)
     given = {
         "benchmark": benchmark,
