@@ -41,10 +41,6 @@ def main():
             "methods": ("naive",),
             "tasks": 2,
             "batch_size": args.batch_size,
-            "seed": 0,
-            "seeds": 1,
-            "precision": "float32",
-            "jit": "auto",
         },
     )
     mnist = data.load("mnist")

@@ -23,29 +23,30 @@ import time
 import memory
 import numpy as np
 from keras_si_cli.experiments import config
-from keras_si_cli.training import start
+from keras_si_cli.training import progress, start
 
 WARM = 20
 
 
-class Table:
+class Table(progress.Progress):
     """Hears how the run goes; prints a row for some of its tasks."""
 
     def __init__(self, shown, last):
+        super().__init__(quiet=True)
         self._shown = {*shown, WARM, last}
         self._warm = None
 
-    def task_started(self, method, seed, task):
+    def task_started(self, config, trial, task):
         self._started = time.process_time()
         self._steps = 0
 
-    def batch_ended(self, epoch, logs):
+    def step(self, epoch, logs):
         self._steps += 1
 
-    def task_trained(self):
+    def evaluating(self):
         self._trained = time.process_time()
 
-    def task_ended(self, run, task, seconds):
+    def task_ended(self, trial, task, seconds):
         ended = time.process_time()
         task += 1
         used = memory.resident_bytes() or memory.peak_bytes()
@@ -53,7 +54,7 @@ class Table:
             self._warm = used
         if task not in self._shown:
             return
-        tested = min(task + 1, len(run.accuracy))
+        tested = min(task + 1, len(trial.accuracy))
         growth = f"{100 * (used / self._warm - 1):+.1f}" if self._warm else ""
         print(
             f"{task:>5}"
@@ -93,10 +94,7 @@ def main():
     )
     options = parser.parse_args()
     start.import_quietly()
-    from keras_si_cli.training import observer, runner
-
-    class Told(Table, observer.Observer):
-        pass
+    from keras_si_cli.training import runner
 
     print(
         f"{'task':>5}{'ms/step':>10}{'ms/evaluation':>16}{'MiB':>9}"
@@ -112,16 +110,12 @@ def main():
                 "steps": options.steps,
                 "batch_size": 100,
                 "hidden": (8,),
-                "seed": 0,
-                "seeds": 1,
-                "precision": "float32",
-                "jit": "auto",
             },
         )
         runner.run(
             chosen,
             folder,
-            observer=Told(options.show, options.tasks),
+            progress=Table(options.show, options.tasks),
             dataset=small_data(),
         )
 
