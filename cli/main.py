@@ -112,11 +112,12 @@ def run(
     CIFAR: CIFAR-10, then tens of classes of CIFAR-100.
     """
     resolved = config.resolve(benchmark, preset, given)
-    from .training import folder, start
+    from . import training
+    from .training import folder
 
     output = output or folder.default_folder(benchmark)
     command = shlex.join(["keras-si", *sys.argv[1:]])
-    start.train(resolved, output, overwrite, command=command)
+    training.train(resolved, output, overwrite, command=command)
 
 
 @main.command(
@@ -135,8 +136,8 @@ def resume(folder: str) -> None:
     without interruption: on CPUs always, on GPUs if it is --deterministic. At
     most one epoch is trained again.
     """
+    from . import training
     from .training import folder as folder_module
-    from .training import start
 
     resolved, command = folder_module.read_config(folder)
     if resolved.data_dir and not os.path.isdir(resolved.data_dir):
@@ -145,7 +146,7 @@ def resume(folder: str) -> None:
             f"the run was begun with {resolved.data_dir}, which is no folder "
             "now; make the data available there again",
         )
-    start.train(resolved, folder, resume=True, command=command)
+    training.train(resolved, folder, resume=True, command=command)
 
 
 @main.command(

@@ -9,9 +9,8 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import main, methods
+from keras_si_cli import main, methods, training
 from keras_si_cli.experiments import presets
-from keras_si_cli.training import start
 
 COMMANDS = ["", *main.main.commands]
 
@@ -158,7 +157,9 @@ def test_a_dataset_that_tfds_could_have_is_let_through(cli, name):
 
 def test_options_reach_the_run_as_they_are_given(cli, monkeypatch):
     heard = []
-    monkeypatch.setattr(start, "train", lambda *args, **_: heard.append(args))
+    monkeypatch.setattr(
+        training, "train", lambda *args, **_: heard.append(args)
+    )
     given = (
         "--preset vandeven --scenario domain --method l2 --method joint "
         "--tasks 4 --steps 7 --batch-size 9 --hidden 20,30 --learning-rate 0.5 "
