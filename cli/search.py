@@ -118,12 +118,8 @@ class Search:
                 sampler=optuna.samplers.TPESampler(n_startup_trials=5),
             )
         except Exception as error:  # Each database has errors of its own.
-            reason = f"{type(error).__name__} {error}".splitlines()[0]
-            raise OptionError(
-                "--storage",
-                f"{self.storage} cannot be used ({reason}); expected a file "
-                "of a search, a new file, or a URL such as sqlite:///a.db",
-            ) from error
+            reason = f"{self.storage} cannot be used: {error!r}"
+            raise OptionError("--storage", reason.splitlines()[0]) from error
         found = study.user_attrs.get("protocol", {})
         now = {**self.protocol, "data": data or found.get("data")}
         different = [
@@ -146,6 +142,9 @@ class Search:
 
         if self.is_file:
             return JournalStorage(JournalFileBackend(self.storage))
+        for _ in range(3):  # Processes that make the tables at once may fail.
+            with contextlib.suppress(Exception):
+                return RDBStorage(self.storage, heartbeat_interval=HEARTBEAT)
         return RDBStorage(self.storage, heartbeat_interval=HEARTBEAT)
 
 

@@ -81,9 +81,7 @@ def tune(
             f"memory; what is finished is kept. To continue: {again}"
         )
     if best(found) is None:
-        raise RunError(
-            "no setting was finished; if they diverged, try smaller strengths"
-        )
+        raise RunError("no setting was finished; try a smaller --strength")
 
 
 def _check(search: Search) -> None:
@@ -96,6 +94,9 @@ def _check(search: Search) -> None:
         )
     if 0 in search.given["strength"]:  # It has no logarithm.
         raise OptionError("--strength", "received 0, expected more than 0")
+    if search.storage.startswith("sqlite"):
+        problem = "SQLite can give two processes one setting; name a file"
+        raise OptionError("--storage", problem)
     if search.trials and all(low == high for low, high in limits):
         raise OptionError(
             "--trials",

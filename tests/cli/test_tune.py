@@ -14,7 +14,7 @@ import tune_program
 from cli_helpers import few_images
 from keras_si_cli import search as searches
 from keras_si_cli import tune
-from keras_si_cli.errors import RunError
+from keras_si_cli.errors import OptionError, RunError
 from keras_si_cli.experiments import config, data
 from keras_si_cli.results.results import Results
 from keras_si_cli.training import runner, start
@@ -242,6 +242,7 @@ def test_what_diverges_is_named_and_not_tried_again(tuned, monkeypatch):
         ("--output full", "--output", "full has other files"),
         ("--storage full/notes.txt", "--storage", "notes.txt cannot be used"),
         ("--storage none://x", "--storage", "none://x cannot be used"),
+        ("--storage sqlite:///a.db", "--storage", "name a file"),
     ],
 )
 def test_a_wrong_option_is_named_and_nothing_is_trained(
@@ -390,7 +391,6 @@ def test_two_processes_continue_one_that_was_killed(tmp_path, monkeypatch):
             pass
         killed.kill()
     both = [program(*values, WAIT="line") for _ in range(2)]
-    # Both have one before either goes on.
     began = [trained_by(process.stdout.readline()) for process in both]
     printed = [process.communicate("\n" * 9, timeout=60) for process in both]
     assert [error for _, error in printed] == ["", ""]
@@ -402,18 +402,8 @@ def test_two_processes_continue_one_that_was_killed(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("search/search.log.*"))
 
 
-def test_jobs_share_the_settings_and_end_in_one_table(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    values = ("--strength", "0.7,0.8,0.9,1,1.1,1.2")
-    with program(*values, "--jobs", "2") as process:
-        out, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (0, "")
-    assert sorted(trained_by(out)) == [0.7, 0.8, 0.9, 1, 1.1, 1.2]
-    assert out.count("best:") == 1
-
-
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_jobs_end_with_the_command_that_started_them(
+def test_jobs_end_with_their_command_and_continue_to_one_table(
     tmp_path, monkeypatch, ending
 ):
     """Ctrl-C is sent to all, as a terminal does; Slurm's SIGTERM to one."""
@@ -432,20 +422,29 @@ def test_jobs_end_with_the_command_that_started_them(
     assert "the same command with --output search" in error
     assert "Traceback" not in error
     with program(*values) as process:
-        out, _ = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
     assert sorted(trained_by(out)) == [0.7, 0.8, 0.9, 1]
+    assert out.count("best:") == 1
 
 
-def test_a_database_is_shared_and_tied_to_the_protocol(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    values = ("--strength", "0.9,1", "--storage", "sqlite:///search.db")
-    for expected in ([0.9, 1], []):
-        with program(*values) as process:
-            out, error = process.communicate(timeout=60)
-        assert (process.returncode, error) == (0, "")
-        assert trained_by(out) == expected
-        assert "best" in out
-    with program(*values, "--epochs", "7") as process:
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "--storage: has another protocol (epochs 2, now 7)" in error
+def test_a_database_has_the_study_and_its_heartbeat(tmp_path):
+    """SQLite stands for it, which is sound for one process."""
+    given = {"methods": ("si",), "seed": 0, "seeds": 1}
+    preset = config.resolve("smnist", "quick", given)
+    values = {"strength": (5.0,), "damping": ()}
+    url = f"sqlite:///{tmp_path}/search.db"
+    search = searches.Search(preset, values, 0, url, tmp_path)
+    study = search.study("sha256:made-up")
+    assert search._storage().get_heartbeat_interval() == 60
+    assert searches.is_left(search, study)
+
+    def objective(trial):
+        trial.set_user_attr("process", "elsewhere-1-ab")
+        # No file tells that this process lives.
+        assert not searches.is_left(search, study)
+        return 0.5
+
+    study.optimize(objective, n_trials=1)
+    with pytest.raises(OptionError, match="data sha256:made-up, now other"):
+        search.study("other")
