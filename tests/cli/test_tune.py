@@ -406,7 +406,7 @@ def test_two_processes_continue_one_that_was_killed(tmp_path, monkeypatch):
 def test_jobs_end_with_their_command_and_continue_to_one_table(
     tmp_path, monkeypatch, ending
 ):
-    """Ctrl-C is sent to all, as a terminal does; Slurm's SIGTERM to one."""
+    """Output ends when none is left; Ctrl-C is for all, SIGTERM for one."""
     monkeypatch.chdir(tmp_path)
     values = ("--strength", "0.7,0.8,0.9,1", "--jobs", "2")
     with program(*values, WAIT="signal") as process:
@@ -416,7 +416,6 @@ def test_jobs_end_with_their_command_and_continue_to_one_table(
             os.killpg(process.pid, ending)
         else:
             process.send_signal(ending)
-        # The end of the output: no process has it open any more.
         out, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command with --output search" in error
