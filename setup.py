@@ -60,19 +60,28 @@ setup(
     python_requires=">=3.11",
     # An explicit map: find_packages() would install `cli`, `tests` and
     # `examples` as top-level packages.
-    packages=["keras_si", "keras_si_cli", "keras_si_cli.methods"],
+    packages=[
+        "keras_si",
+        "keras_si_cli",
+        "keras_si_cli.experiments",
+        "keras_si_cli.methods",
+        "keras_si_cli.results",
+        "keras_si_cli.training",
+    ],
     package_dir={"keras_si_cli": "cli"},
     package_data={
         "keras_si": ["py.typed"],
         "keras_si_cli": [
-            *("py.typed", "page.css"),
-            *("datasets/*", "datasets/*/*", "datasets/*/*/*"),
+            *("py.typed", "datasets/*", "datasets/*/*", "datasets/*/*/*"),
         ],
+        "keras_si_cli.results": ["*.css", "*.j2"],
     },
     install_requires=[
         "click>=8.2.1",
+        "filelock>=3.16",
         # tensorflow-datasets 4.9.10 imports it and does not declare it.
         "importlib_resources>=6",
+        "jinja2>=3.1",
         "keras>=3.10",
         "matplotlib>=3.8",
         "numpy>=1.26",
@@ -93,8 +102,8 @@ setup(
             f"tensorflow[and-cuda]>={TENSORFLOW}; platform_system == 'Linux'"
         ],
         "jax": ["jax>=0.10"],
-        "ray": ["ray>=2.9"],
         "torch": ["torch>=2.13"],
+        "tune": ["optuna>=4.5"],
     },
     options={"build": {"build_base": BUILD.name}},
     entry_points={"console_scripts": ["keras-si = keras_si_cli.main:main"]},

@@ -16,7 +16,7 @@ PACKAGES = {"keras_si": "keras_si", "cli": "keras_si_cli"}
 NEEDED = {
     "keras_si/py.typed",
     "keras_si_cli/py.typed",
-    "keras_si_cli/page.css",
+    "keras_si_cli/results/page.css",
     "keras_si_cli/datasets/README.md",  # the attribution of MNIST
     "keras_si_cli/datasets/mnist/3.0.1/mnist-train.tfrecord-00000-of-00001",
     "keras_si_cli/datasets/mnist/3.0.1/mnist-test.tfrecord-00000-of-00001",

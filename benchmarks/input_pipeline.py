@@ -15,7 +15,8 @@ import argparse
 import statistics
 import time
 
-from keras_si_cli import config, startup
+from keras_si_cli.experiments import config
+from keras_si_cli.training import start
 
 
 def main():
@@ -25,12 +26,13 @@ def main():
     parser.add_argument("--batch-size", type=int, default=256)
     args = parser.parse_args()
 
-    startup.import_quietly()
+    start.import_quietly()
     import rich.box
     import rich.console
     import rich.table
     import tensorflow as tf
-    from keras_si_cli import benchmarks, data, models
+    from keras_si_cli.experiments import data, nets
+    from keras_si_cli.experiments import tasks as tasks_module
 
     options = config.resolve(
         "pmnist",
@@ -39,15 +41,10 @@ def main():
             "methods": ("naive",),
             "tasks": 2,
             "batch_size": args.batch_size,
-            "seed": 0,
-            "seeds": 1,
-            "precision": "float32",
-            "jit": "auto",
-            "output": "unused",
         },
     )
     mnist = data.load("mnist")
-    task = benchmarks.tasks(mnist, options, seed=0)[1]
+    task = tasks_module.tasks(mnist, options, seed=0)[1]
     epochs = -(-(args.steps + 1) // task.steps_per_epoch)
 
     def pipeline():
@@ -57,8 +54,8 @@ def main():
     batch = next(iter(pipeline()))
     memory = tf.data.Dataset.from_tensors(batch).cache().repeat()
 
-    model = models.compile_classifier(
-        models.build(options, mnist.train.images.shape[1:], mnist.num_classes),
+    model = nets.compile_classifier(
+        nets.build(options, mnist.train.images.shape[1:], mnist.num_classes),
         options,
     )
 

@@ -22,29 +22,31 @@ import time
 # Sets the environment before Keras is imported.
 import memory
 import numpy as np
-from keras_si_cli import config, startup
+from keras_si_cli.experiments import config
+from keras_si_cli.training import progress, start
 
 WARM = 20
 
 
-class Table:
+class Table(progress.Progress):
     """Hears how the run goes; prints a row for some of its tasks."""
 
     def __init__(self, shown, last):
+        super().__init__(quiet=True)
         self._shown = {*shown, WARM, last}
         self._warm = None
 
-    def task_started(self, method, seed, task):
+    def task_started(self, config, trial, task):
         self._started = time.process_time()
         self._steps = 0
 
-    def batch_ended(self, epoch, logs):
+    def step(self, epoch, logs):
         self._steps += 1
 
-    def task_trained(self):
+    def evaluating(self):
         self._trained = time.process_time()
 
-    def task_ended(self, run, task, seconds):
+    def task_ended(self, trial, task, seconds):
         ended = time.process_time()
         task += 1
         used = memory.resident_bytes() or memory.peak_bytes()
@@ -52,7 +54,7 @@ class Table:
             self._warm = used
         if task not in self._shown:
             return
-        tested = min(task + 1, len(run.accuracy))
+        tested = min(task + 1, len(trial.accuracy))
         growth = f"{100 * (used / self._warm - 1):+.1f}" if self._warm else ""
         print(
             f"{task:>5}"
@@ -66,7 +68,7 @@ class Table:
 
 def small_data(images=200, side=6):
     """Two classes: bright above, or bright below."""
-    from keras_si_cli import data
+    from keras_si_cli.experiments import data
 
     rng = np.random.default_rng(0)
     labels = np.arange(images, dtype="int32") % 2
@@ -91,11 +93,8 @@ def main():
         help=f"Tasks to show, counted from 1; {WARM} and the last always are.",
     )
     options = parser.parse_args()
-    startup.import_quietly()
-    from keras_si_cli import observer, runner
-
-    class Told(Table, observer.Observer):
-        pass
+    start.import_quietly()
+    from keras_si_cli.training import runner
 
     print(
         f"{'task':>5}{'ms/step':>10}{'ms/evaluation':>16}{'MiB':>9}"
@@ -111,14 +110,14 @@ def main():
                 "steps": options.steps,
                 "batch_size": 100,
                 "hidden": (8,),
-                "seed": 0,
-                "seeds": 1,
-                "precision": "float32",
-                "jit": "auto",
-                "output": folder,
             },
         )
-        runner.run(chosen, Told(options.show, options.tasks), small_data())
+        runner.run(
+            chosen,
+            folder,
+            progress=Table(options.show, options.tasks),
+            dataset=small_data(),
+        )
 
 
 if __name__ == "__main__":

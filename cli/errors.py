@@ -1,22 +1,19 @@
-"""The ways in which a command ends early, each told in one line."""
+"""The ways in which a command ends early, each in one line."""
+
+import click
 
 
-class OptionError(ValueError):
-    """An option holds what it cannot hold: a usage error."""
+class OptionError(click.ClickException):
+    """An option has a value that it cannot have."""
 
     exit_code = 2
 
     def __init__(self, option: str, problem: str) -> None:
-        # Both as arguments, so that it can travel from process to process.
-        super().__init__(option, problem)
-
-    def __str__(self) -> str:
-        option, problem = self.args
-        return f"{option}: {problem}"
+        super().__init__(f"{option}: {problem}")
 
 
-class RunError(RuntimeError):
-    """The options are fine and the work failed."""
+class RunError(click.ClickException):
+    """The options are right and the work failed."""
 
     exit_code = 1
 
@@ -25,3 +22,8 @@ class Interrupted(RunError):
     """The user has pressed Ctrl-C: 128 and the signal's number, as shells."""
 
     exit_code = 130
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns `1 core` or `2 cores`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,29 +1,30 @@
-"""Files that are all there or not at all, and show when they are damaged."""
+"""Files that are written whole or not at all; JSON."""
 
-import hashlib
 import json
 import math
 import os
 import pathlib
 import re
-from collections.abc import Callable
-from typing import IO, Any
+from collections.abc import Callable, Mapping
+from typing import IO, Any, TypeAlias
 
-from . import lock
 from .errors import RunError
-from .types import Path, Record
 
-CHECKSUM = "checksum"
+Path: TypeAlias = str | os.PathLike[str]
+# Options by the names of `RunConfig`.
+Options: TypeAlias = Mapping[str, Any]
+# A JSON object, and what becomes one.
+Record: TypeAlias = dict[str, Any]
+
 # How the names of files begin that are being written.
 DRAFT = ".draft-"
 
 
 class DamagedFile(RunError):
-    """A file is not what was written, or was never ours."""
+    """A file is not as it was written, or keras-si never wrote it."""
 
     def __init__(self, path: Path, problem: object) -> None:
         super().__init__(f"{path} is damaged: {problem}")
-        self.path, self.problem = path, problem
 
 
 def write_atomically(
@@ -37,13 +38,11 @@ def write_atomically(
             given.
 
     Raises:
-        RunError: If it could not be written, or the folder has become
-            another run's. The old file is as it was.
+        RunError: If the file could not be written. The old one is as it was.
     """
     path = pathlib.Path(path)
     draft = path.with_name(f"{DRAFT}{os.getpid()}.{path.name}")
     try:
-        lock.check(path)
         with open(draft, "wb") as file:
             if callable(content):
                 content(file)
@@ -51,178 +50,30 @@ def write_atomically(
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # Again: to write much takes its time.
-        lock.check(path)
         os.replace(draft, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        _remove_quietly(draft)
+        # The disk must know the new name, too: a power cut may follow.
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except BaseException as error:
+        try:
+            draft.unlink(missing_ok=True)
+        except OSError:
+            pass  # The first error says more.
+        if not isinstance(error, OSError):
+            raise
         raise RunError(
-            f"{path} could not be written ({_reason(error, path)}); make "
+            f"{path} could not be written ({error.strerror or error}); make "
             "room, or see that its folder is there and can be written"
         ) from error
-    except BaseException:
-        _remove_quietly(draft)
-        raise
-
-
-def _sync_folder(path: Path) -> None:
-    """Waits until the disk knows a new name, too: a power cut may follow."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_quietly(path: pathlib.Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        pass  # The error that is being told matters more.
-
-
-def _reason(error: OSError, path: pathlib.Path) -> str:
-    if not path.parent.is_dir():
-        return "its folder is gone"
-    return error.strerror or str(error)
-
-
-def remove(path: Path) -> None:
-    """Removes a file of a run, if it is there.
-
-    Raises:
-        RunError: If it cannot be, or the folder has become another run's.
-    """
-    path = pathlib.Path(path)
-    lock.check(path)
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{path} could not be removed ({error.strerror}); see that its "
-            "folder can be written"
-        ) from error
-
-
-def remove_drafts(folder: Path) -> None:
-    """Removes what runs that were killed while writing have left."""
-    for draft in pathlib.Path(folder).glob(f"{DRAFT}*"):
-        remove(draft)
 
 
 def write_json(path: Path, content: Record) -> None:
-    """Writes a JSON object, with its checksum as the last entry.
-
-    NaN becomes null.
-    """
-    content = as_json(content)
-    content = {**content, CHECKSUM: json_checksum(content)}
-    text = json.dumps(content, indent=1, allow_nan=False)
+    """Writes a JSON object. NaN becomes null."""
+    text = json.dumps(as_json(content), indent=1, allow_nan=False)
     # A row of a matrix on one line, for those who read the file.
     text = re.sub(r"\[[^][{}]*\]", _on_one_line, text)
     write_atomically(path, (text + "\n").encode())
-
-
-def read_json(path: Path, needs_checksum: bool = True) -> Record:
-    """Reads a JSON object; checks its checksum, and leaves it out.
-
-    Args:
-        path: The file.
-        needs_checksum: Whether to refuse a file that has none.
-
-    Raises:
-        OSError: If the file cannot be read.
-        DamagedFile: If it is no JSON object, or differs from what was
-            written.
-    """
-    try:
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        checksum = json_checksum(_without_checksum(content))
-    except RecursionError as error:
-        raise DamagedFile(path, "it is nested too deeply") from error
-    except ValueError as error:
-        raise DamagedFile(path, error) from error
-    if not isinstance(content, dict):
-        raise DamagedFile(path, "it holds no JSON object")
-    if CHECKSUM in content:
-        stated = content.pop(CHECKSUM)
-        if stated != checksum:
-            raise DamagedFile(path, "its checksum does not fit")
-    elif needs_checksum:
-        raise DamagedFile(path, "it has no checksum")
-    return content
-
-
-def check_schema(
-    path: Path,
-    found: Any,
-    expected: int,
-    problem: str,
-    oldest: int | None = None,
-) -> None:
-    """Refuses a file of a newer keras-si, and one that is none of ours.
-
-    Args:
-        path: The file.
-        found: Its schema, whatever it is.
-        expected: The one that is written.
-        problem: What is wrong if `found` is none.
-        oldest: The oldest that is read; `None` for `expected`.
-
-    Raises:
-        RunError: If it is newer.
-        DamagedFile: If it is none that is read.
-    """
-    if type(found) is int and found > expected:
-        raise RunError(
-            f"{path} has schema {found}, this keras-si reads {expected}; "
-            "update keras-si"
-        )
-    if type(found) is not int or found < (oldest or expected):
-        raise DamagedFile(path, problem)
-
-
-def _without_checksum(content: Any) -> Any:
-    if not isinstance(content, dict):
-        return content
-    return {key: value for key, value in content.items() if key != CHECKSUM}
-
-
-def json_checksum(content: Any) -> str:
-    """Returns the SHA-256 of a JSON object, whatever its layout."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def file_record(path: Path) -> Record:
-    """Returns size and checksum of a file, for `check_file`.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    size = os.path.getsize(path)
-    return {"size": size, "checksum": file_checksum(path)}
-
-
-def check_file(path: Path, expected: Record) -> None:
-    """Raises `DamagedFile` unless the file is that of the `file_record`."""
-    try:
-        size = os.path.getsize(path)
-        if size != expected["size"]:
-            raise DamagedFile(
-                path, f"it has {size} bytes, expected {expected['size']}"
-            )
-        if file_checksum(path) != expected["checksum"]:
-            raise DamagedFile(path, "its checksum does not fit")
-    except OSError as error:
-        raise DamagedFile(path, error.strerror) from error
-
-
-def file_checksum(path: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _on_one_line(match: re.Match[str]) -> str:
@@ -238,3 +89,33 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return None
     return value
+
+
+def read_json(path: Path) -> Record:
+    """Reads a JSON object.
+
+    Raises:
+        OSError: If the file cannot be read.
+        DamagedFile: If it is no JSON object.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(path, error) from error
+    if not isinstance(content, dict):
+        raise DamagedFile(path, "it has no JSON object")
+    return content
+
+
+def remove(path: Path) -> None:
+    """Removes a file, if it is there.
+
+    Raises:
+        RunError: If it cannot be removed.
+    """
+    try:
+        pathlib.Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be removed ({error.strerror})"
+        ) from error

@@ -5,9 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.padding import Padding
 
+from .experiments.presets import BENCHMARKS, SCENARIOS, Preset
 from .methods import METHODS
-from .presets import BENCHMARKS, SCENARIOS
-from .types import Options
 
 
 def show() -> None:
@@ -18,11 +17,7 @@ def show() -> None:
         _indented(console, f"source: {benchmark.source}", 2)
         for preset_name, preset in benchmark.presets.items():
             console.print(f"  preset [bold]{preset_name}[/]")
-            _indented(console, _options(preset.values), 4)
-            for scenario, values in preset.by_scenario.items():
-                _indented(
-                    console, f"--scenario {scenario}: {_options(values)}", 4
-                )
+            _indented(console, _options(preset, benchmark.scenarios), 4)
             _indented(console, f"source: {preset.source}", 4)
     console.print("\nscenarios")
     for name, meaning in SCENARIOS.items():
@@ -33,20 +28,28 @@ def show() -> None:
         _indented(console, f"source: {method.source}", 4)
 
 
-def _options(values: Options) -> str:
-    return " ".join(_option(name, value) for name, value in values.items())
+def _options(preset: Preset, scenarios: tuple[str, ...]) -> str:
+    by_scenario = {name: preset.options(name) for name in scenarios}
+    words = []
+    for name, value in preset.options(scenarios[0]).items():
+        values = {s: options[name] for s, options in by_scenario.items()}
+        if len(set(values.values())) == 1:
+            words.append(_option(name, value))
+        else:
+            words += [f"{_option(name, v)} ({s})" for s, v in values.items()]
+    return " ".join(filter(None, words))
 
 
 def _option(name: str, value: Any) -> str:
+    if value is None or (name == "padding" and value == 0):
+        return ""
     if name == "reset_optimizer":
         return "--reset-optimizer" if value else "--keep-optimizer"
-    return f"--{name.replace('_', '-')} {_value(value)}"
-
-
-def _value(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        value = ",".join(map(str, value))
+    if isinstance(value, float):
+        value = f"{value:g}"
+    return f"--{name.replace('_', '-')} {value}"
 
 
 def _indented(console: Console, text: str, left: int) -> None:

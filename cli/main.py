@@ -1,209 +1,285 @@
-"""The command line: commands and their help; errors become one line.
+"""The command line: what each command calls.
 
-With `options` and `manual`, the only file that knows click.
+What is heavy is imported inside the commands, after the options have been
+checked: `--help` and a wrong option answer at once.
 """
 
-import functools
+import os
+import shlex
 import sys
-import traceback
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from . import commands, manual
-from .errors import OptionError, RunError
-from .options import PATH, SeveralValues, run_options, tune_options
-
-# Since click 8.2; before, click shows the help and raises nothing.
-NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
+from . import options
+from .errors import Interrupted, OptionError
+from .experiments import config
+from .options import option
 
 
-class _Main(manual.Group):
-    """Reports every usage error in one line."""
+class _Main(click.Group):
+    """Says in one line what is wrong; Ctrl-C ends with 130."""
 
-    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        kwargs["standalone_mode"] = False
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            # Commands that click itself ends, as --help, return their code.
-            code = super().main(*args, **kwargs)
-        except NO_ARGUMENTS as error:
-            click.echo(error.format_message())
-            code = error.exit_code
-        except click.ClickException as error:
-            hint = ""
-            if isinstance(error, click.UsageError) and error.ctx is not None:
-                hint = f" (see {error.ctx.command_path} --help)"
-            _say(f"{error.format_message()}{hint}")
-            code = error.exit_code
-        except click.Abort:
-            _say("interrupted")
-            code = 130
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _say(message: str) -> None:
-    click.echo(f"keras-si: error: {' '.join(message.split())}", err=True)
-
-
-def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns what a command raises into one line and an exit code."""
-
-    @click.option(
-        "--debug", is_flag=True, help="Show the traceback of an error."
-    )
-    @functools.wraps(command)
-    def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
-        try:
-            return command(*args, **kwargs)
-        except (click.ClickException, click.exceptions.Exit):
+            return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
             raise
-        except Exception as error:
-            if debug:
-                traceback.print_exc()
-            if isinstance(error, OptionError | RunError):
-                told = click.ClickException(str(error))
-                told.exit_code = error.exit_code  # type: ignore[misc]
-                raise told from error
-            lines = str(error).strip().splitlines() or ["no message"]
-            raise click.ClickException(
-                f"{type(error).__name__}: {lines[0]} (--debug shows more)"
-            ) from error
-
-    return wrapped
+        except click.UsageError as error:
+            message = " ".join(error.format_message().split())
+            where = (error.ctx or ctx).command_path
+            told = click.ClickException(f"{message} (see {where} --help)")
+            told.exit_code = error.exit_code  # type: ignore[misc]
+            raise told from None
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
 
 
 @click.group(
     cls=_Main,
-    context_settings={"max_content_width": 80},
-    epilog=manual.MAIN,
+    context_settings={"max_content_width": 80, "show_default": True},
+    epilog="""\b
+Examples:
+  keras-si run pmnist
+  keras-si run --help
+  keras-si list
+
+\b
+Exit codes:
+  0    All is done.
+  1    The work failed, or a method diverged; what was finished is kept.
+  2    An option or an argument is wrong; nothing was started.
+  130  Ctrl-C.
+
+\b
+Tab completion in bash, and with zsh_source in zsh:
+  eval "$(_KERAS_SI_COMPLETE=bash_source keras-si)"
+""",
 )
 @click.version_option(package_name="keras-si", prog_name="keras-si")
 def main() -> None:
     """Synaptic Intelligence for Keras 3: the paper's experiments."""
 
 
-@main.group(cls=manual.Group, epilog=manual.RUN_GROUP)
-def run() -> None:
-    """Run a benchmark: train task after task, table, figure, JSON."""
+@main.command(
+    epilog="""\b
+Examples:
+  keras-si run pmnist
+  keras-si run pmnist --preset paper --seeds 3 --output paper
+  keras-si run pmnist --tasks 2 --hidden 100
+  keras-si run pmnist --dataset fashion_mnist
 
+\b
+SI between its bounds:
+  keras-si run smnist --method naive --method si --method joint
 
-@run.command("pmnist", epilog=manual.run("pmnist"))
-@run_options("pmnist")
-@_one_line_errors
-def run_pmnist(**options: Any) -> None:
-    """Permuted MNIST: each task shuffles the pixels in its own way.
+\b
+Files, in the folder of --output:
+  config.json          Every option, as it was used, and the command.
+  results.json         Every accuracy after every task, and the summary.
+  average_accuracy.*   The figure, .png and .svg.
+  accuracy_per_task.*  A small figure for each task, .png and .svg.
+  checkpoint.npz       Where the run stands, until it is over.
+"""
+)
+@options.protocol
+@options.methods("si", "naive")
+@option("--strength", options.STRENGTH, "The paper's c.")
+@option("--damping", options.POSITIVE, "The paper's xi.")
+@option(
+    "--output", options.FOLDER, "For results.  [default: runs/BENCHMARK-<time>]"
+)
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace an earlier run in the folder; files of your own stay.",
+)
+def run(
+    benchmark: str,
+    preset: str,
+    output: str | None,
+    overwrite: bool,
+    **given: Any,
+) -> None:
+    """Run a benchmark: train task after task; table, figures, JSON.
 
     Trains each method on one task after the other, and tests it on all tasks
     so far after each. With one seed, the methods meet the same tasks, initial
     weights and order of the data.
+
+    pmnist is permuted MNIST: each task shuffles the pixels in its own way.
+    smnist is split MNIST: each task is a pair of digits. scifar is split
+    CIFAR: CIFAR-10, then tens of classes of CIFAR-100.
     """
-    commands.run("pmnist", **options)
+    resolved = config.resolve(benchmark, preset, given)
+    from . import training
+    from .training import folder
+
+    output = output or folder.default_folder(benchmark)
+    command = shlex.join(["keras-si", *sys.argv[1:]])
+    training.train(resolved, output, overwrite, command=command)
 
 
-@run.command("smnist", epilog=manual.run("smnist"))
-@run_options("smnist")
-@_one_line_errors
-def run_smnist(**options: Any) -> None:
-    """Split MNIST: each task is a pair of digits.
-
-    Trains each method on one task after the other, and tests it on all tasks
-    so far after each. What the net is told of them is the --scenario.
-    """
-    commands.run("smnist", **options)
-
-
-@run.command("scifar", epilog=manual.run("scifar"))
-@run_options("scifar")
-@_one_line_errors
-def run_scifar(**options: Any) -> None:
-    """Split CIFAR: CIFAR-10, then tens of classes of CIFAR-100.
-
-    With --dataset cifar10, or any other dataset: pairs of its classes.
-    """
-    commands.run("scifar", **options)
-
-
-@main.group(cls=manual.Group, epilog=manual.TUNE_GROUP)
-def tune() -> None:
-    """Search for strength and damping; the test set is not looked at."""
-
-
-@tune.command("pmnist", cls=SeveralValues, epilog=manual.tune("pmnist"))
-@tune_options("pmnist")
-@_one_line_errors
-def tune_pmnist(**options: Any) -> None:
-    """Permuted MNIST: try each --strength with each --damping.
-
-    Trains on the first five sixths of the training data and judges on the
-    rest; the test set is not looked at. Ends with the best setting.
-    """
-    commands.tune("pmnist", **options)
-
-
-@tune.command("smnist", cls=SeveralValues, epilog=manual.tune("smnist"))
-@tune_options("smnist")
-@_one_line_errors
-def tune_smnist(**options: Any) -> None:
-    """Split MNIST: try each --strength with each --damping.
-
-    Trains on the first five sixths of the training data and judges on the
-    rest; the test set is not looked at. Ends with the best setting.
-    """
-    commands.tune("smnist", **options)
-
-
-@tune.command("scifar", cls=SeveralValues, epilog=manual.tune("scifar"))
-@tune_options("scifar")
-@_one_line_errors
-def tune_scifar(**options: Any) -> None:
-    """Split CIFAR: try each --strength with each --damping.
-
-    Trains on the first five sixths of the training data and judges on the
-    rest; the test set is not looked at. Ends with the best setting.
-    """
-    commands.tune("scifar", **options)
-
-
-@main.command(epilog=manual.RESUME)
-@click.argument("folder", metavar="DIR", type=PATH)
-@_one_line_errors
+@main.command(
+    epilog="""\b
+Example:
+  keras-si resume runs/pmnist-20250131-120000
+"""
+)
+@click.argument(
+    *("folder",), metavar="DIR", type=click.Path(exists=True, file_okay=False)
+)
 def resume(folder: str) -> None:
-    """Go on with the run in DIR, which was interrupted.
+    """Continue the run in DIR, which was interrupted.
 
     On the same machine it ends with the accuracies that it would have had
     without interruption: on CPUs always, on GPUs if it is --deterministic. At
     most one epoch is trained again.
     """
-    commands.resume(folder)
+    from . import training
+    from .training import folder as folder_module
+
+    resolved, command = folder_module.read_config(folder)
+    if resolved.data_dir and not os.path.isdir(resolved.data_dir):
+        raise OptionError(
+            "--data-dir",
+            f"the run was begun with {resolved.data_dir}, which is no folder "
+            "now; make the data available there again",
+        )
+    training.train(resolved, folder, resume=True, command=command)
 
 
-@main.command(epilog=manual.REPORT)
-@click.argument("runs", metavar="DIR...", nargs=-1, required=True, type=PATH)
-@click.option(
-    "--output",
-    metavar="FILE",
-    help="Also draw the runs into one figure, .png or .svg.",
+@main.command(
+    epilog="""\b
+Examples:
+  keras-si report runs/pmnist-*
+  keras-si report with-si with-l2 --output comparison.png
+  keras-si report runs/pmnist-* --html report.html
+"""
 )
-@click.option(
-    "--html",
-    metavar="FILE",
-    help="Also write all there is to see of the runs into one page, "
-    "which needs no network.",
+@click.argument(
+    *("runs",),
+    metavar="DIR...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True),
 )
-@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
-@_one_line_errors
+@option("--output", click.Path(), "Also draw them into a .png or .svg.")
+@option(
+    *("--html", click.Path()),
+    "Also write all there is to see into one page, which needs no network.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def report(
     runs: tuple[str, ...],
     output: str | None,
     html: str | None,
     overwrite: bool,
 ) -> None:
-    """Compare finished runs: a table; with options, a figure and a page."""
-    commands.report(runs, output, html, overwrite)
+    """Compare finished runs: a table; with options, a figure and a page.
+
+    Runs that differ in the seed alone become one, with a band.
+    """
+    from .training import folder, start
+
+    if output is not None:
+        folder.check_file("--output", output, (".png", ".svg"), overwrite)
+    if html is not None:
+        folder.check_file("--html", html, (".html", ".htm"), overwrite)
+    start.import_quietly()
+    from rich.console import Console
+    from rich.text import Text
+
+    from . import files
+    from .results import compare, figures, tables
+    from .results import page as page_module
+
+    labelled = compare.load(runs)
+    console = Console(highlight=False)
+    console.print(tables.comparison_table(labelled, console.width))
+    console.print()
+    for line in tables.comparison_notes(labelled):
+        console.print(Text(line))
+    if output is not None:
+        figures.write_figure(labelled, output)
+        print(f"figure: {output}")
+    if html is not None:
+        files.write_atomically(html, page_module.page(labelled).encode())
+        print(f"page: {html}")
 
 
-@main.command("list", epilog=manual.LIST)
+@main.command(
+    epilog="""\b
+Examples:
+  keras-si tune pmnist --strength 0.1,1,10
+  keras-si tune smnist --strength 0.1,1,10 --damping 0.001,0.01 --jobs 2
+  keras-si tune smnist --trials 30 --output search
+"""
+)
+@options.protocol
+@options.methods("si")
+@option(
+    "--strength",
+    options.Several(options.STRENGTH),
+    "Values to try.",
+    metavar="C,...",
+)
+@option(
+    "--damping",
+    options.Several(options.POSITIVE),
+    "Values to try.",
+    metavar="XI,...",
+)
+@option(
+    *("--trials", click.IntRange(0)),
+    "How many settings of each method to search besides.",
+    default=0,
+)
+@option("--jobs", options.COUNT, "How many processes to start here.", default=1)
+@option(
+    *("--storage", str),
+    "A journal file or the URL of a database, which processes and machines "
+    "share.  [default: a journal in the folder]",
+)
+@option("--output", options.FOLDER, "[default: runs/tune-BENCHMARK-<time>]")
+def tune(
+    benchmark: str,
+    preset: str,
+    strength: tuple[float, ...] | None,
+    damping: tuple[float, ...] | None,
+    output: str | None,
+    trials: int,
+    jobs: int,
+    storage: str | None,
+    **given: Any,
+) -> None:
+    """Search for strength and damping; the test set is not looked at.
+
+    Trains on the first five sixths of the training data and judges on the
+    rest. Tries each --strength with each --damping, then --trials more within
+    their range. The same command with the same --output or --storage continues
+    a search, also from several shells or machines at once.
+    """
+    for name, values in (("strength", strength), ("damping", damping)):
+        given[name] = values and values[0]
+    resolved = config.resolve(benchmark, preset, given)
+    from . import tune as tune_module
+    from .training import folder, start
+
+    start.check_backend()
+    tune_module.tune(
+        resolved,
+        strengths=strength or (),
+        dampings=damping or (),
+        trials=trials,
+        jobs=jobs,
+        storage=storage,
+        output=output or folder.default_folder(f"tune-{benchmark}"),
+        arguments=sys.argv[2:],
+    )
+
+
+@main.command("list", epilog="\b\nExample:\n  keras-si list\n")
 def list_() -> None:
     """List benchmarks, methods and presets, each with its source."""
     from . import listing

@@ -1,276 +1,134 @@
-"""The options of the commands, as click has them."""
+"""The options that `run` and `tune` have both, and their types."""
 
+import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
 
-from .config import OUTPUT_WEIGHTS, PRECISIONS
-from .distribution import DISTRIBUTIONS
-from .engines import ENGINES
-from .manual import Command
+from .experiments import config
+from .experiments.presets import BENCHMARKS, SCENARIOS
 from .methods import METHODS
-from .presets import BENCHMARKS, DEFAULTS, METHODS_RUN, METHODS_TUNED
 
-# What `click.option` gives: a decorator.
-Option: TypeAlias = Callable[[Any], Any]
-# For completion in shells; what is there is checked elsewhere.
-PATH = click.Path(readable=False)
-OUR_FILES = "config.json, results.json and the figures"
+PRESETS = list(dict.fromkeys(p for b in BENCHMARKS.values() for p in b.presets))
 
 
-def run_options(benchmark: str) -> Option:
-    """Adds the options of `run`; the presets name their defaults."""
-    return _adding(
-        [
-            *_protocol(benchmark),
-            _method(METHODS_RUN),
-            click.option("--strength", type=float, help="The paper's c."),
-            click.option("--damping", type=float, help="The paper's xi."),
-            *_place(benchmark),
-            click.option(
-                "--output",
-                metavar="DIR",
-                type=PATH,
-                help="Folder for the results. "
-                f"[default: runs/{benchmark}-<date>-<time>]",
-            ),
-            click.option(
-                "--overwrite",
-                is_flag=True,
-                help=f"Replace {OUR_FILES} of an earlier run in the folder; "
-                "other files stay.",
-            ),
-            click.option(
-                "--resume",
-                is_flag=True,
-                help="Go on with the run in the folder if it was "
-                "interrupted, with the same options.",
-            ),
-        ]
-    )
+class Number(click.FloatRange):
+    """A number of a range, and a finite one."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not finite.", param, ctx)
+        return number
 
 
-def tune_options(benchmark: str) -> Option:
-    """Adds the options of `tune`: those of `run`, and several values."""
-    return _adding(
-        [
-            *_protocol(benchmark),
-            _method(METHODS_TUNED),
-            click.option(
-                "--strength",
-                "strengths",
-                type=float,
-                multiple=True,
-                metavar="C...",
-                help="The paper's c: the values to try. "
-                "[default: the preset's]",
-            ),
-            click.option(
-                "--damping",
-                "dampings",
-                type=float,
-                multiple=True,
-                metavar="XI...",
-                help="The paper's xi: the values to try. "
-                "[default: the preset's]",
-            ),
-            *_place(benchmark),
-            click.option(
-                "--jobs",
-                type=int,
-                default=1,
-                show_default=True,
-                help="How many settings to run at once on a machine; they "
-                "share its cores.",
-            ),
-            click.option(
-                "--engine",
-                type=click.Choice(ENGINES),
-                default=ENGINES[0],
-                show_default=True,
-                help="Run here, or on the Ray cluster of RAY_ADDRESS.",
-            ),
-            click.option(
-                "--output",
-                metavar="DIR",
-                type=PATH,
-                help="Folder for the search; one that holds it already goes "
-                f"on. [default: runs/tune-{benchmark}-<date>-<time>]",
-            ),
-        ]
-    )
+class Several(click.ParamType):  # type: ignore[type-arg]
+    """Values separated by commas, each of one type."""
+
+    name = "list"
+
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[Any, ...]:
+        return tuple(self.of(part, param, ctx) for part in value.split(","))
 
 
-class SeveralValues(Command):
-    """A command whose options may be given several values at once.
-
-    `--strength 1 2` is read as `--strength 1 --strength 2`.
-    """
-
-    several = ("--strength", "--damping")
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, self._one_by_one(args))
-
-    def _one_by_one(self, args: list[str]) -> list[str]:
-        option, has_value, spread = None, False, []
-        for arg in args:
-            name, _, value = arg.partition("=")
-            if name in self.several:
-                option, has_value = name, bool(value)
-            elif option and _is_number(arg):
-                if has_value:
-                    spread.append(option)
-                has_value = True
-            else:
-                option = None
-            spread.append(arg)
-        return spread
+COUNT, FOLDER = click.IntRange(1), click.Path(file_okay=False)
+STRENGTH, POSITIVE = Number(min=0), Number(min=0, min_open=True)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def option(flag: str, kind: Any, text: str, **more: Any) -> Any:
+    return click.option(flag, type=kind, help=text, **more)
 
 
-def _protocol(benchmark: str) -> list[Option]:
-    """What is learned, with which net, and how."""
-    choice = BENCHMARKS[benchmark]
-    options = [
-        click.option(
-            "--preset",
-            type=click.Choice(list(choice.presets)),
-            default=next(iter(choice.presets)),
-            show_default=True,
-            help="Defaults for the options; `keras-si list` shows them.",
-        )
-    ]
-    if len(choice.scenarios) > 1:
-        options.append(
-            click.option(
-                "--scenario",
-                type=click.Choice(choice.scenarios),
-                default=choice.scenarios[0],
-                show_default=True,
-                help="What the net is told, and what it must tell apart; "
-                "`keras-si list` explains them.",
-            )
-        )
-    return [
-        *options,
-        click.option("--tasks", type=int, help="Number of tasks."),
-        click.option(
-            "--padding",
-            type=int,
-            metavar="PIXELS",
-            help="Add so many black pixels on each side of the images.",
-        ),
-        click.option("--epochs", type=int, help="Epochs for each task."),
-        click.option(
-            "--steps", type=int, help="Training steps a task, not epochs."
-        ),
-        click.option("--batch-size", type=int, help="Of the training."),
-        click.option(
-            "--hidden",
-            metavar="UNITS",
-            help="Units of each hidden dense layer, as in 2000,2000.",
-        ),
-        click.option("--learning-rate", type=float, help="Of Adam."),
-        click.option(
-            "--reset-optimizer/--keep-optimizer",
-            default=None,
-            help="Zero Adam's state between tasks, or keep it.",
-        ),
-        click.option(
-            "--output-weights",
-            type=click.Choice(OUTPUT_WEIGHTS),
-            help="How the weights of the outputs start.",
-        ),
-    ]
-
-
-def _method(default: tuple[str, ...]) -> Option:
-    return click.option(
-        "--method",
-        "methods",
-        type=click.Choice(list(METHODS)),
-        multiple=True,
-        default=default,
-        show_default=True,
-        help="Method to run; may be given several times.",
-    )
-
-
-def _place(benchmark: str) -> list[Option]:
-    """Seeds, data and the machine."""
-    return [
-        click.option(
-            "--seed",
-            type=int,
-            default=DEFAULTS["seed"],
-            show_default=True,
-            help="Decides weights, tasks and the order of the data.",
-        ),
-        click.option(
-            "--seeds",
-            type=int,
-            default=DEFAULTS["seeds"],
-            show_default=True,
-            metavar="N",
-            help="Run N seeds, counted up from --seed.",
-        ),
-        click.option(
-            "--data-dir",
-            metavar="DIR",
-            type=PATH,
-            help="TFDS folder that holds the dataset, or will.",
-        ),
-        click.option(
-            "--dataset",
-            default=BENCHMARKS[benchmark].dataset,
-            show_default=True,
-            help="A TFDS image classification dataset, with images of one "
-            "size.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(PRECISIONS),
-            default=DEFAULTS["precision"],
-            show_default=True,
-            help="Keras dtype policy.",
-        ),
-        click.option(
-            "--jit/--no-jit",
-            default=None,
-            help="Compile with XLA, or not. [default: Keras decides]",
-        ),
-        click.option(
-            "--distribute",
-            type=click.Choice(DISTRIBUTIONS),
-            default="none",
-            show_default=True,
-            help="Share each batch. mirrored: by all GPUs; multiworker: by "
-            "the processes that TF_CONFIG names, each started with this "
-            "command; data-parallel: by all devices of JAX "
-            "(KERAS_BACKEND=jax).",
-        ),
-        click.option(
-            "--deterministic",
-            is_flag=True,
-            help="The same results run after run on a GPU too, where that "
-            "takes longer; on CPUs it is always so.",
-        ),
-    ]
-
-
-def _adding(options: list[Option]) -> Option:
+def _adding(*options: Any) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
         return command
 
     return decorate
+
+
+def methods(*default: str) -> Any:
+    return click.option(
+        "--method",
+        "methods",
+        type=click.Choice(list(METHODS)),
+        multiple=True,
+        default=default,
+        help="Method to run; may be given several times.",
+    )
+
+
+# What `run` and `tune` have both; where no default is shown, the preset's.
+protocol = _adding(
+    click.argument("benchmark", type=click.Choice(list(BENCHMARKS))),
+    option(
+        *("--preset", click.Choice(PRESETS)),
+        "Defaults for the options; `keras-si list` shows them.",
+        default=PRESETS[0],
+    ),
+    option(
+        *("--scenario", click.Choice(list(SCENARIOS))),
+        "What the net is told, and what it must tell apart; `keras-si list` "
+        "explains them.  [default: the paper's]",
+    ),
+    option("--tasks", COUNT, "Number of tasks."),
+    option("--epochs", COUNT, "Epochs for each task."),
+    option("--steps", COUNT, "Training steps a task, not epochs."),
+    option("--batch-size", COUNT, "Of the training."),
+    option(
+        *("--hidden", Several(COUNT)),
+        "Units of each hidden dense layer, as in 2000,2000.",
+        metavar="UNITS,...",
+    ),
+    option("--learning-rate", POSITIVE, "Of Adam."),
+    click.option(
+        "--reset-optimizer/--keep-optimizer",
+        default=None,
+        help="Zero Adam's state between tasks, or keep it.",
+    ),
+    option(
+        *("--output-weights", click.Choice(config.OUTPUT_WEIGHTS)),
+        "How the weights of the outputs start.",
+    ),
+    option(
+        # Images of MNIST's size take 60 times their memory at most.
+        *("--padding", click.IntRange(0, 100)),
+        "Add so many black pixels on each side of the images.",
+    ),
+    option(
+        *("--seed", click.IntRange(0, config.MAX_SEED)),
+        "Decides weights, tasks and the order of the data.",
+        default=0,
+    ),
+    option("--seeds", COUNT, "How many, counted up from --seed.", default=1),
+    option(
+        *("--dataset", str),
+        "A TFDS image classification dataset, with images of one size.  "
+        "[default: the benchmark's]",
+    ),
+    option(
+        *("--data-dir", click.Path(exists=True, file_okay=False)),
+        "TFDS folder that has the dataset, or will have it.",
+    ),
+    option(
+        *("--precision", click.Choice(config.PRECISIONS)),
+        "Keras dtype policy.",
+        default=config.PRECISIONS[0],
+    ),
+    click.option(
+        "--jit/--no-jit",
+        default=None,
+        help="Compile with XLA, or not.  [default: Keras decides]",
+    ),
+    click.option(
+        "--deterministic",
+        is_flag=True,
+        help="The same results run after run on a GPU too, where that takes "
+        "longer; on CPUs it is always so.",
+    ),
+)

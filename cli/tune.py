@@ -1,299 +1,300 @@
-"""Searches over strength and damping, judged on held-out training data."""
+"""`tune`: a search in one process or several, and what it found."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import io
+import multiprocessing
+import os
 import pathlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import engines, files, startup
-from . import grid as grid_module
-from .config import RunConfig
-from .errors import OptionError, RunError
-from .grid import Point
-from .lock import LOCK
-from .protocols import HELD_OUT
-from .types import Path, Record, Spread
+from . import files
+from . import search as searches
+from .errors import Interrupted, OptionError, RunError
+from .experiments.config import RunConfig
+from .search import Search, Setting, best, setting_of
+from .training import start
 
 if TYPE_CHECKING:
-    from .data import Data
-    from .results import Results
+    import optuna
+    from optuna.trial import FrozenTrial
+    from rich.table import Table
 
-SEARCH = "search.json"
-POINTS = "points"
-# 1 had one best setting for all methods.
-SCHEMA = 2
-# What a search goes over, and what does not change what a point brings.
-NOT_PROTOCOL = (
-    "methods",
-    "strength",
-    "damping",
-    "output",
-    "data_dir",
-    "preset",
+JOURNAL, RECORD, SCHEMA = "search.log", "search.json", 2
+JUDGED_ON = "the last sixth of the training data, held out"
+# Options that `run` does not have or has other values for, as `shlex` joins.
+NOT_OF_RUN = re.compile(
+    r" ?--(method|strength|damping|trials|storage|jobs|output)"
+    r"[ =]('[^']*'|\S)*"
 )
 
 
-class Search:
-    """A search in its folder: what is done is not done again.
+def tune(
+    config: RunConfig,
+    *,
+    strengths: Sequence[float],
+    dampings: Sequence[float],
+    trials: int,
+    jobs: int,
+    storage: str | None,
+    output: str,
+    arguments: Sequence[str],
+) -> None:
+    """Begins or continues a `Search` in `jobs` processes; shows its result.
 
-    Args:
-        folder: Where it is, or will be.
-        grid: The points and the `RunConfig` of each, as `grid.points` makes
-            them.
-
-    Raises:
-        OptionError: If the folder holds something else.
+    Without a storage, there is a journal in the folder `output`. `arguments`
+    are the command line after the word `tune`.
     """
-
-    def __init__(self, folder: Path, grid: Mapping[Point, RunConfig]) -> None:
-        self.folder = pathlib.Path(folder)
-        self.grid = grid
-        config = next(iter(grid.values()))
-        self.protocol = files.as_json(
-            {
-                name: value
-                for name, value in config.to_dict().items()
-                if name not in NOT_PROTOCOL
-            }
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        hint = 'tune needs Optuna: pip install "keras-si[tune]"'
+        raise RunError(hint) from None
+    search = Search(
+        dataclasses.replace(config, held_out=True),
+        {"strength": strengths, "damping": dampings},
+        trials,
+        storage or os.path.join(output, JOURNAL),
+        pathlib.Path(output),
+    )
+    _check(search)
+    again = f"the same command with --output {shlex.quote(output)}"
+    # Slurm's SIGTERM, too, frees the setting that is under way.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        search.study()
+        failed = _processes(search, jobs) if jobs > 1 else _work(search)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; to continue: {again}") from None
+    found = searches.in_order(search)
+    _show(found, search, arguments)
+    if failed:
+        raise RunError(
+            f"{failed} of {jobs} processes ended early, perhaps for want of "
+            f"memory; what is finished is kept. To continue: {again}"
         )
-        # What is finished, and what was found damaged.
-        self.done: dict[Point, Results] = {}
-        self.problems: list[str] = []
-        self.goes_on = (self.folder / SEARCH).is_file()
-        if self.goes_on:
-            self._check_protocol()
-            self._read_points()
-        elif self.folder.is_dir() and any(
-            entry.name != LOCK for entry in self.folder.iterdir()
-        ):
-            raise OptionError(
-                "--output",
-                f"{folder} is not empty and holds no search; name another "
-                "folder",
-            )
-
-    def _check_protocol(self) -> None:
-        path = self.folder / SEARCH
-        fields = dataclasses.fields(next(iter(self.grid.values())))
-        defaults = {
-            field.name: field.default
-            for field in fields
-            if field.default is not dataclasses.MISSING
-        }
-        try:
-            found = files.read_json(path)["protocol"]
-            # Options that there were not yet had their defaults.
-            found = {**defaults, **found}
-            different = sorted(
-                name
-                for name in {*found, *self.protocol}
-                if found.get(name) != self.protocol.get(name)
-            )
-        except (OSError, RunError, TypeError, KeyError, AttributeError):
-            raise OptionError(
-                "--output",
-                f"{path} is not the record of a search; name another folder",
-            ) from None
-        if different:
-            told = "; ".join(
-                f"{name} {found.get(name)}, now {self.protocol.get(name)}"
-                for name in different
-            )
-            raise OptionError(
-                "--output",
-                f"{self.folder} holds a search with another protocol ({told})"
-                "; name another folder",
-            )
-
-    def _read_points(self) -> None:
-        """Reads what is finished, also what is not in the grid of now."""
-        paths = sorted((self.folder / POINTS).glob("*.json"))
-        if paths:
-            # To read results is to import Keras.
-            startup.import_quietly()
-        for path in paths:
-            try:
-                results = _read(path)
-                config = {**results.config, "output": str(self.folder)}
-                point = grid_module.point_of(RunConfig.from_dict(config))
-            except RunError as error:
-                self.problems.append(f"{error}; it is left out")
-            except (OptionError, ValueError, TypeError, AttributeError):
-                self.problems.append(
-                    f"{path} is not the record of a point; it is left out"
-                )
-            else:
-                if all(run.is_over for run in results.runs):
-                    self.done[point] = results
-
-    @property
-    def points(self) -> list[Point]:
-        """All that is to be done or was, in order."""
-        methods = list(
-            dict.fromkeys(point.method for point in (*self.grid, *self.done))
-        )
-        return sorted(
-            {*self.grid, *self.done},
-            key=lambda point: (methods.index(point.method), *point.order),
-        )
-
-    def todo(self) -> list[Point]:
-        """Returns the points of the grid that are not finished."""
-        return [point for point in self.grid if point not in self.done]
-
-    def run(
-        self,
-        engine: str = "local",
-        jobs: int = 1,
-        finished: Callable[[Point, Results], None] = lambda *_: None,
-    ) -> None:
-        """Runs what is not finished.
-
-        Args:
-            engine: A name in `engines.ENGINES`.
-            jobs: How many points share a machine.
-            finished: Called with each point and its `Results`.
-
-        Raises:
-            OptionError: If the data are not those of what is finished.
-        """
-        points = self.todo()
-        configs = [self.grid[point] for point in points]
-        function = functools.partial(held_out, checksum=self._checksum())
-        for position, record in _engine(engine, jobs)(function, configs):
-            _check_data(record["versions"].get("data"), self._checksum())
-            # Not before: what fails at once leaves an empty folder.
-            if not (self.folder / SEARCH).is_file():
-                # Without it the points are no search that could go on.
-                self.write()
-            (self.folder / POINTS).mkdir(exist_ok=True)
-            point = points[position]
-            path = self.folder / POINTS / point.file
-            files.write_json(path, record)
-            self.done[point] = _read(path)
-            self.write()
-            finished(point, self.done[point])
-        if not points:
-            # The last one may not have got into the record.
-            self.write()
-
-    def _checksum(self) -> str | None:
-        """Returns that of the data of what is finished, if it is known."""
-        for results in self.done.values():
-            if "data" in results.versions:
-                return str(results.versions["data"])
-        return None
-
-    def best(self, method: str) -> Point | None:
-        """Returns a method's point with the highest mean accuracy, or `None`.
-
-        One with a seed that failed does not count.
-        """
-        means = {
-            point: spread["mean"]
-            for point in self.points
-            if point.method == method
-            and (spread := self.accuracy(point)) is not None
-            and spread["n"] == len(self.done[point].runs)
-        }
-        return max(means, key=lambda point: means[point]) if means else None
-
-    @property
-    def bests(self) -> list[Point]:
-        """The best point of each method that has one."""
-        methods = dict.fromkeys(point.method for point in self.points)
-        bests = (self.best(method) for method in methods)
-        return [best for best in bests if best is not None]
-
-    def accuracy(self, point: Point) -> Spread | None:
-        """Returns mean and spread of a point's accuracy, or `None`."""
-        if point not in self.done:
-            return None
-        return self.done[point].spread(point.method, "final_average_accuracy")
-
-    def write(self) -> None:
-        """Writes the record of the search."""
-        files.write_json(
-            self.folder / SEARCH,
-            {
-                "schema": SCHEMA,
-                "judged_on": HELD_OUT,
-                "protocol": self.protocol,
-                "points": [
-                    {
-                        **_record(point),
-                        "final_average_accuracy": self.accuracy(point),
-                    }
-                    for point in self.points
-                ],
-                "best": [_record(point) for point in self.bests],
-            },
-        )
+    if best(found) is None:
+        raise RunError("no setting was finished; try a smaller --strength")
 
 
-def _record(point: Point) -> Record:
-    return {"method": point.method, **point.options}
-
-
-def _read(path: pathlib.Path) -> Results:
-    from . import reading
-
-    return reading.read(path)
-
-
-def _check_data(found: str | None, known: str | None) -> None:
-    if None not in (found, known) and found != known:
+def _check(search: Search) -> None:
+    limits = search.limits.values()
+    if len(search.config.methods) > 1 or not limits:
         raise OptionError(
-            "--data-dir",
-            "the images or labels found are not those that the search was "
-            "begun with: their checksums differ. Go on with the same data, or "
-            "name another folder with --output",
+            "--method",
+            f"received {', '.join(search.config.methods)}; expected one that "
+            "has a strength",
         )
+    if 0 in search.given["strength"]:  # It has no logarithm.
+        raise OptionError("--strength", "received 0, expected more than 0")
+    if search.storage.startswith("sqlite"):
+        problem = "SQLite can give two processes one setting; name a file"
+        raise OptionError("--storage", problem)
+    if search.trials and all(low == high for low, high in limits):
+        raise OptionError(
+            "--trials",
+            "has no range; give two values of --strength or --damping, or "
+            "leave --strength out",
+        )
+    folder, problem = search.folder, "has other files"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A process that started at the same moment may be a step ahead.
+        if not (folder / RECORD).exists() and all(
+            path.name.startswith((".", JOURNAL)) for path in folder.iterdir()
+        ):
+            files.write_json(folder / RECORD, {"schema": SCHEMA})
+    except OSError as error:
+        problem = f"cannot be used ({error.strerror})"
+    if not (folder / RECORD).exists():
+        raise OptionError("--output", f"{folder} {problem}; name another one")
 
 
-def _engine(
-    name: str, jobs: int
-) -> Callable[..., Iterator[tuple[int, Record]]]:
-    if name == "ray":
-        return functools.partial(engines.ray, jobs=jobs)
-    if jobs > 1:
-        return functools.partial(engines.processes, jobs=jobs)
-    return engines.here
+def _work(search: Search, threads: int | None = None) -> int:
+    """Tries settings until none is left; returns that no process failed."""
+    config = search.config
+    start.import_quietly(threads=threads, deterministic=config.deterministic)
+    from .experiments import data
+
+    held_out = data.load_all(config.datasets, config.data_dir, held_out=True)
+    study = search.study(held_out.checksum)
+    with searches.named_process(search) as name:
+        attempt = functools.partial(searches.attempt, search, held_out, name)
+        while searches.is_left(search, study):
+            study.optimize(
+                attempt,
+                n_trials=1,
+                catch=searches.NotNeeded,
+                callbacks=[_say],
+            )
+    return 0
 
 
-def held_out(config: RunConfig, checksum: str | None = None) -> Record:
-    """Runs a configuration on training data alone; returns its record.
-
-    It is trained on the first five sixths and judged on the rest: the test
-    set is not looked at.
-
-    Args:
-        config: A `RunConfig`.
-        checksum: That of the data which earlier points were run on.
-
-    Raises:
-        OptionError: If the data are others.
-    """
-    from . import runner
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = dataclasses.replace(config, output=folder)
-        dataset = _held_out_data(config.datasets, config.data_dir)
-        _check_data(dataset.checksum, checksum)
-        # A point that was interrupted is run again, in another folder.
-        results = runner.run(config, dataset=dataset, resumable=False)
-        record = results.to_dict()
-    # The folder was nobody's, and is gone.
-    record["config"]["output"] = ""
-    return record
+def _processes(search: Search, jobs: int) -> int:
+    """Works in several processes; returns how many of them failed."""
+    new = multiprocessing.get_context("spawn").Process
+    children = [new(target=_child, args=(search, jobs)) for _ in range(jobs)]
+    # Ctrl-C reaches them too: they inherit that it is ignored, and are ended.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for child in children:
+            child.start()
+        signal.signal(signal.SIGINT, before)
+        for child in children:
+            child.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for child in children:
+            if child.is_alive():
+                child.terminate()
+                child.join()
+    return sum(child.exitcode != 0 for child in children)
 
 
-@functools.cache
-def _held_out_data(names: tuple[str, ...], data_dir: Path | None) -> Data:
-    from . import data
+def _child(search: Search, jobs: int) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _work(search, max(1, len(os.sched_getaffinity(0)) // jobs))
+    except KeyboardInterrupt:
+        sys.exit(Interrupted.exit_code)
+    except (OptionError, RunError) as error:
+        error.show()
+        sys.exit(error.exit_code)
 
-    return data.load_all(names, data_dir, held_out=True)
+
+def _say(_: optuna.Study, trial: FrozenTrial) -> None:
+    """Prints a line about a trial that has just ended."""
+    if trial.state.name != "FAIL":
+        parts = [f"{n} {v:.4g}" for n, v in setting_of(trial).items()]
+        parts += [_percent(trial), _note(trial)]
+        print("  ".join(parts).rstrip(), flush=True)
+
+
+def _percent(trial: FrozenTrial) -> str:
+    """Average accuracy after the last task, or the last one evaluated."""
+    if trial.last_step is None:
+        return "-"
+    text = f"{100 * trial.intermediate_values[trial.last_step]:.2f}"
+    spread = trial.user_attrs.get("spread", {"n": 0})
+    if spread["n"] > 1:
+        text += f" ± {100 * spread['standard_error']:.2f}"
+    return text
+
+
+def _note(trial: FrozenTrial) -> str:
+    return {
+        "PRUNED": f"given up {trial.user_attrs.get('given_up')}",
+        "RUNNING": f"under way in {trial.user_attrs.get('process')}",
+        "WAITING": "waiting",
+    }.get(trial.state.name, "")
+
+
+def _show(
+    trials: Sequence[FrozenTrial], search: Search, arguments: Sequence[str]
+) -> None:
+    """Prints the table and the best setting; writes record and figure."""
+    from rich.console import Console
+    from rich.text import Text
+
+    method = search.config.methods[0]
+    leader = best(trials)
+    record = {
+        "schema": SCHEMA,
+        "judged_on": JUDGED_ON,
+        "protocol": search.protocol,
+        "points": [
+            {
+                "method": method,
+                **setting_of(trial),
+                "final_average_accuracy": trial.user_attrs.get("spread"),
+                "note": _note(trial),
+            }
+            for trial in trials
+        ],
+        "best": [{"method": method, **setting_of(leader)}] if leader else [],
+    }
+    files.write_json(search.folder / RECORD, record)
+    console = Console(highlight=False)
+    lines = [f"judged on {JUDGED_ON}"]
+    if trials:
+        console.print(_table(trials, leader))
+    if any(trial.state.name in ("RUNNING", "WAITING") for trial in trials):
+        lines += ["not over yet: the same command shows the rest later"]
+    if leader is not None:
+        setting = setting_of(leader)
+        chosen = " ".join(f"--{n} {v!r}" for n, v in setting.items())
+        chosen = f"--method {method} {chosen}"
+        kept = NOT_OF_RUN.sub("", shlex.join(["run", *arguments]))
+        lines += [f"best: {chosen}", *_edges(trials, setting)]
+        lines += ["on the test set:", f"  keras-si {kept} {chosen}"]
+        _draw(method, trials, search.folder)
+    for line in [*lines, f"search: {search.folder}"]:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _table(trials: Sequence[FrozenTrial], leader: FrozenTrial | None) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for heading in (*setting_of(trials[0]), "average\naccuracy, %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for trial in trials:
+        cells = [f"{value:.4g}" for value in setting_of(trial).values()]
+        note = "best" if trial is leader else escape(_note(trial))
+        table.add_row(*cells, _percent(trial), note)
+    return table
+
+
+def _edges(trials: Sequence[FrozenTrial], setting: Setting) -> list[str]:
+    """Says which values of the best setting have no neighbour on one side."""
+    tried = {n: {setting_of(trial)[n] for trial in trials} for n in setting}
+    return [
+        f"{name} {value:.4g} is the {word} tried: try beyond it"
+        for name, value in setting.items()
+        for word, extreme in (("largest", max), ("smallest", min))
+        if len(tried[name]) > 1 and value == extreme(tried[name])
+    ]
+
+
+def _draw(
+    method: str, trials: Sequence[FrozenTrial], folder: pathlib.Path
+) -> None:
+    """Draws accuracy over what was varied: a curve, or a map."""
+    from matplotlib.figure import Figure
+
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    accuracies = [100 * (trial.value or 0.0) for trial in done]
+    columns = {n: [setting_of(t)[n] for t in done] for n in setting_of(done[0])}
+    varied = [name for name, values in columns.items() if len({*values}) > 1]
+    if not varied:
+        return
+    x, y = columns[varied[0]], columns[varied[-1]]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    if len(varied) == 1:
+        axes.plot(x, accuracies, "o-")
+        axes.set_ylabel("average accuracy, %")
+    else:
+        squares = axes.scatter(x, y, c=accuracies, s=300, marker="s")
+        figure.colorbar(squares, label="average accuracy, %")
+        axes.set(ylabel=varied[1], yscale="log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        for across, up, accuracy in zip(x, y, accuracies, strict=True):
+            axes.text(across, up, f"{accuracy:.2f}\n", ha="center")
+    axes.set(xlabel=varied[0], xscale="log", title=f"{method}: {JUDGED_ON}")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(0.15)
+    for kind in ("png", "svg"):
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=160)
+        files.write_atomically(folder / f"search.{kind}", content.getvalue())

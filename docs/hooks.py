@@ -18,13 +18,11 @@ def on_startup(**_: Any) -> None:
 
 def _describe(command: Any) -> None:
     parts = [inspect.cleandoc(command.help)]
-    # Of an epilog, each paragraph is a sentence, or a heading and its lines.
-    for part in command.epilog.strip().split("\n\n"):
-        heading, _, lines = part.partition("\n")
-        parts.append(f"**{heading}**" if lines else heading)
-        if lines:
-            code = inspect.cleandoc(f"\n{lines}")
-            parts.append(f"```text\n{code}\n```")
+    # Each paragraph of an epilog is a heading and its lines.
+    for part in command.epilog.split("\b\n")[1:]:
+        heading, _, lines = part.strip().partition("\n")
+        code = inspect.cleandoc(f"\n{lines}")
+        parts.append(f"**{heading}**\n\n```text\n{code}\n```")
     command.help = "\n\n".join(parts)
     for part in getattr(command, "commands", {}).values():
         _describe(part)

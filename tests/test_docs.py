@@ -68,28 +68,16 @@ def test_the_page_of_the_command_line_has_all_of_its_help(monkeypatch):
         for part in getattr(command, "commands", {}).values():
             yield from walk(part)
 
-    commands = {command.name: command for command in walk(main)}
-    assert {"main", "tune", "pmnist", "resume"} <= set(commands)
     for command in walk(main):
         monkeypatch.setattr(command, "help", command.help)
     hooks.on_startup(command="build", dirty=False)
     for command in walk(main):
         lines = [line.strip() for line in command.help.splitlines()]
-        for line in command.epilog.strip().splitlines():
-            line = line.strip()
-            assert line in lines or f"**{line}**" in lines
-    assert commands["resume"].help.endswith("""
+        for line in command.epilog.replace("\b", "").split("\n"):
+            assert line.strip() in lines or f"**{line}**" in lines
+    assert main.commands["resume"].help.endswith("""
 **Example:**
 
 ```text
 keras-si resume runs/pmnist-20250131-120000
-```
-
-**Exit codes:**
-
-```text
-0    All is done.
-1    The work failed, or a method diverged; what was finished is kept.
-2    An option or an argument is not right; nothing was started.
-130  Ctrl-C.
 ```""")

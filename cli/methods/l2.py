@@ -9,8 +9,6 @@ from .method import PAPER, Method
 if TYPE_CHECKING:
     import keras
 
-    from ..config import RunConfig
-
 
 class L2(Method):
     """Holds every weight near its value at the last task's end, alike.
@@ -24,8 +22,8 @@ class L2(Method):
     source = f"the control of Kirkpatrick et al. 2017; penalty of {PAPER}"
     uses = ("strength",)
 
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__(config)
+    def __init__(self, strength: float, damping: float) -> None:
+        super().__init__(strength, damping)
         self._strength: keras.Variable | None = None
         self._references: list[keras.Variable] = []
 
@@ -60,7 +58,7 @@ class L2(Method):
             )
 
     def end_task(self, model: keras.Model) -> None:
-        from .. import devices
+        import keras
 
         strength, *references = self.variables
         for reference, weights in zip(
@@ -68,5 +66,9 @@ class L2(Method):
         ):
             # Adding zero makes a new buffer: a plain read may share theirs.
             reference.assign(weights + 0)
-        strength.assign(self.config.strength)
-        devices.trace_anew()
+        strength.assign(self.strength)
+        if keras.backend.backend() == "jax":
+            import jax
+
+            # JAX takes what is not the model's for a constant of the trace.
+            jax.clear_caches()

@@ -8,22 +8,23 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from ..config import RunConfig
-
 PAPER = "Zenke, Poole & Ganguli 2017"
 
 
 class Method:
     """What is done about forgetting; by itself, nothing.
 
-    A method is made once for each run and serves all of its tasks. Naming it
+    A method is made once for each trial and serves all of its tasks. Naming it
     must not import Keras: what needs Keras imports it where it is used.
+
+    Args:
+        strength, damping: The paper's c and xi.
 
     Attributes:
         label: Its name in figures.
         summary: What it does, in a line.
         source: Paper and section.
-        uses: The settings of methods in `RunConfig` that it has a use for.
+        uses: Which of strength and damping it has a use for.
         scenarios: Those that it can be run in.
         new_net_per_task: Whether each task has a net of its own. It is made
             anew when the task starts, and is the one that is tested on it.
@@ -36,8 +37,8 @@ class Method:
     new_net_per_task = False
     mixes_tasks = False
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, strength: float, damping: float) -> None:
+        self.strength, self.damping = strength, damping
 
     @property
     def variables(self) -> list[keras.Variable]:

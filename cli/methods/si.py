@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from ..config import RunConfig
-
 
 class SynapticIntelligence(Method):
     """One `SICallback` for all tasks; each `fit` is a task to it."""
@@ -21,13 +19,11 @@ class SynapticIntelligence(Method):
     source = f"{PAPER}, section 3"
     uses = ("strength", "damping")
 
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__(config)
+    def __init__(self, strength: float, damping: float) -> None:
+        super().__init__(strength, damping)
         from keras_si import SICallback
 
-        self._callback = SICallback(
-            strength=config.strength, damping=config.damping
-        )
+        self._callback = SICallback(strength=strength, damping=damping)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         return [self._callback]

@@ -1,730 +1,449 @@
-"""The search: its grid, what it is judged on, its folder and its engines."""
+"""The search: its grid, what is given up, and processes that share it."""
 
 import json
-import math
 import os
 import pathlib
-import pickle
+import signal
+import socket
+import subprocess
 import sys
-import types
 
-import numpy as np
+import optuna
 import pytest
-from click.testing import CliRunner
-from helpers import start
-from keras_si_cli import (
-    data,
-    engines,
-    files,
-    grid,
-    main,
-    options,
-    output,
-    results,
-    runner,
-    search_report,
-    startup,
-    tune,
-)
+import tune_program
+from cli_helpers import few_images
+from keras_si_cli import search as searches
+from keras_si_cli import tune
 from keras_si_cli.errors import OptionError, RunError
+from keras_si_cli.experiments import config, data
+from keras_si_cli.results.results import Results
+from keras_si_cli.training import runner, start
 from matplotlib.image import imread
 
-GIVEN = {
-    "seed": 0,
-    "seeds": 1,
-    "precision": "float32",
-    "jit": "auto",
-    "output": "search",
-}
-
-
-def points(*methods, strengths=(), dampings=(), **given):
-    given = {**GIVEN, "methods": methods, **given}
-    return grid.points("smnist", "paper", given, strengths, dampings)
-
-
-def names(made):
-    return [point.name for point in made]
-
-
-def accuracy_of(config):
-    """What a made-up search finds: best at strength 1, damping 0.01."""
-    shortfall = abs(math.log10(config.strength))
-    shortfall += abs(math.log10(config.damping) + 2) / 2
-    return 0.9 - shortfall / 10
+PROGRAM = pathlib.Path(tune_program.__file__)
+GRID = ("--strength", "0.1,1", "--damping", "0.01,0.1", "--output", "search")
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
-    """Replaces the training; lists the configurations it was asked for."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(startup, "import_quietly", lambda threads=None: None)
-    calls = []
+def tuned(cli, monkeypatch):
+    """Calls `tune smnist` with made-up training; has its configurations."""
+    trained = []
 
-    def held_out(config, checksum=None):
-        calls.append(config)
-        runs = [
-            results.Run(
-                config.methods[0], seed, np.array([[accuracy_of(config)]])
-            )
-            for seed in range(config.seeds)
-        ]
-        versions = {"data": "sha256:made-up"}
-        config = {**config.to_dict(), "output": ""}
-        return results.Results(
-            "smnist", versions, "CPU", config, runs
-        ).to_dict()
+    def run(config, dataset, after_task):
+        trained.append(config)
+        return tune_program.run(config, dataset, after_task)
 
-    monkeypatch.setattr(tune, "held_out", held_out)
-    return calls
+    monkeypatch.setattr(start, "import_quietly", lambda **_: None)
+    monkeypatch.setattr(data, "load_all", tune_program.load_all)
+    monkeypatch.setattr(runner, "run", run)
+
+    def call(*arguments):
+        arguments = ("tune", "smnist", *arguments)
+        monkeypatch.setattr(sys, "argv", ["keras-si", *arguments])
+        return cli(*arguments)
+
+    call.trained = trained
+    return call
 
 
-@pytest.fixture
-def diverges(asked, monkeypatch):
-    """Makes one seed diverge, for the configurations that a test names."""
-    finished = tune.held_out
-
-    def make(seed, is_one=lambda config: True):
-        def held_out(config, checksum):
-            record = finished(config)
-            if is_one(config):
-                run = results.Run.empty("si", seed, 1)
-                run.failed = "it diverged"
-                record["runs"][seed] = run.to_dict()
-            return record
-
-        monkeypatch.setattr(tune, "held_out", held_out)
-
-    return make
+def settings(tuned):
+    return [(config.strength, config.damping) for config in tuned.trained]
 
 
-def invoke(*args):
-    return CliRunner().invoke(main.main, ["tune", "smnist", *args])
+def lines(result):
+    return [" ".join(line.split()) for line in result.stdout.splitlines()]
 
 
-def test_the_grid_is_every_strength_with_every_damping():
-    made = points("si", strengths=(0.1, 1.0), dampings=(0.01, 0.1))
-    assert names(made) == [
-        "si strength 0.1 damping 0.01",
-        "si strength 0.1 damping 0.1",
-        "si strength 1 damping 0.01",
-        "si strength 1 damping 0.1",
-    ]
-    for point, config in made.items():
-        assert (config.strength, config.damping) == (
-            point.strength,
-            point.damping,
-        )
-        assert config.methods == ("si",)
-    assert (
-        next(iter(made)).command == "--method si --strength 0.1 --damping 0.01"
+def study_of(path="search/search.log"):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(path))
     )
-    assert next(iter(made)).file == "si-strength=0.1-damping=0.01.json"
+    return optuna.load_study(study_name="keras-si", storage=storage)
 
 
-def test_what_is_not_given_is_the_presets_own_and_only_what_is_used():
-    made = points("si", "l2", "naive", strengths=(3.0, 9.0))
-    assert names(made) == [
-        *("si strength 3 damping 0.001", "si strength 9 damping 0.001"),
-        *("l2 strength 3", "l2 strength 9", "naive"),
+# What a search tries
+
+
+def test_a_search_ends_with_a_table_the_best_setting_and_its_run(tuned):
+    """In points: 90, less 0.5 for strength 0.1 and 0.25 for damping 0.1."""
+    result = tuned(*GRID, "--tasks", "2", "--hidden", "9")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert settings(tuned) == [(0.1, 0.01), (0.1, 0.1), (1, 0.01), (1, 0.1)]
+    printed = lines(result)
+    for row in ("0.1 0.01 89.50", "0.1 0.1 89.25", "1 0.01 90.00 best"):
+        assert row in printed
+    assert "strength 1 is the largest tried: try beyond it" in printed
+    assert printed[-2:] == [
+        "keras-si run smnist --tasks 2 --hidden 9 --method si --strength 1.0 "
+        "--damping 0.01",
+        "search: search",
     ]
+    assert max(len(line) for line in result.stdout.splitlines()[:-2]) <= 80
 
 
-def test_the_edge_of_the_grid():
-    made = points("si", strengths=(1, 2, 3), dampings=(0.1,))
-    low, middle, high = made
-    assert grid.at_the_edge(low, made) == ["strength 1 is the smallest tried"]
-    assert grid.at_the_edge(middle, made) == []
-    assert grid.at_the_edge(high, made) == ["strength 3 is the largest tried"]
-
-
-@pytest.mark.parametrize(
-    "args, expected",
-    [
-        (["--strength", "1", "2", "--tasks", "3"], "-s 1 -s 2 --tasks 3"),
-        (["--strength=1", "2", "-1"], "--strength=1 -s 2 -s -1"),
-        (["--strength", "1", "--strength", "2"], "-s 1 -s 2"),
-        (
-            ["--strength", "1", "2", "--damping", "3", "4"],
-            "-s 1 -s 2 -d 3 -d 4",
-        ),
-        (["--strength", "x"], "-s x"),
-        (["--tasks", "3", "4"], "--tasks 3 4"),
-    ],
-)
-def test_several_values_are_read_one_by_one(args, expected):
-    command = options.SeveralValues("tune")
-    expected = expected.replace("-s ", "--strength ").replace(
-        "-d ", "--damping "
-    )
-    assert " ".join(command._one_by_one(args)) == expected
-
-
-@pytest.mark.parametrize(
-    "args, expected",
-    [
-        ("--jobs 0", "--jobs: received 0, expected 1 or more"),
-        ("--strength 1 -1", "--strength: received -1.0, expected a finite"),
-        ("--strength 1 nan", "--strength: received nan"),
-        ("--damping 0", "--damping: received 0.0, expected a finite number ab"),
-        ("--strength 1 x", "Got unexpected extra argument (x)"),
-        (
-            "--strength 1 2 1",
-            "--strength: received 1.0, 2.0, 1.0, expected each value once",
-        ),
-        ("--method naive --strength 1", "--strength: means nothing to naive"),
-        ("--method l2 --damping 1", "--damping: means nothing to l2"),
-        ("--tasks 6", "--tasks: received 6, expected at most 5"),
-        ("--engine dask", "'--engine': 'dask' is not one of 'local', 'ray'"),
-        ("--engine ray", "--engine: Ray is not installed; install it with pip"),
-        ("--tasks 2 --engine ray", "--engine: RAY_ADDRESS is not set; set it"),
-        (
-            "--output full",
-            "--output: full is not empty and holds no search; name",
-        ),
-    ],
-)
-def test_a_wrong_option_is_named_in_one_line(
-    asked, monkeypatch, args, expected
-):
-    is_installed = "RAY_ADDRESS" in expected
-    monkeypatch.setitem(
-        sys.modules, "ray", types.ModuleType("ray") if is_installed else None
-    )
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    os.mkdir("full")
-    pathlib.Path("full/notes.txt").write_text("mine")
-    result = invoke(*args.split())
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1
-    assert expected in result.stderr
-    assert os.listdir() == ["full"]
-    assert os.listdir("full") == ["notes.txt"]
-    assert asked == []
-
-
-GRID = ("--strength", "0.1", "1", "--damping", "0.01", "0.1")
-
-
-def test_a_search_ends_with_the_best_a_table_and_a_heat_map(asked):
-    result = invoke(*GRID, "--output", "search")
-    assert result.exit_code == 0, result.stderr
-    # Made up: 0.9 - 0.1, 0.05 less for damping 0.1.
-    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert lines[0] == "4 settings to try"
-    assert lines[1] == "1/4 si strength 0.1 damping 0.01 average 80.00 %"
-    assert "si 0.1 0.01 80.00 %" in lines
-    assert "si 0.1 0.1 75.00 %" in lines
-    assert "si 1 0.01 90.00 % best" in lines
-    assert "si 1 0.1 85.00 %" in lines
-    best = lines.index("best: --method si --strength 1.0 --damping 0.01")
-    assert lines[best + 1 : best + 3] == [
-        "on the test set, in a new run:",
-        # c = 1 is the preset's.
-        "keras-si run smnist --preset quick --method si --damping 0.01",
+def test_a_search_leaves_each_result_a_record_and_a_figure(tuned):
+    tuned(*GRID)
+    assert sorted(os.listdir("search")) == [
+        *("search.json", "search.log", "search.png", "search.svg"),
+        *("si-strength-0.1-damping-0.01", "si-strength-0.1-damping-0.1"),
+        *("si-strength-1.0-damping-0.01", "si-strength-1.0-damping-0.1"),
     ]
-    assert any("strength 1 is the largest tried" in line for line in lines)
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    folder = pathlib.Path("search/si-strength-1.0-damping-0.1")
+    assert os.listdir(folder) == ["results.json"]
     record = json.loads(pathlib.Path("search/search.json").read_text())
     assert record["best"] == [
         {"method": "si", "strength": 1.0, "damping": 0.01}
     ]
-    assert [p["final_average_accuracy"]["mean"] for p in record["points"]] == (
-        pytest.approx([0.8, 0.75, 0.9, 0.85])
-    )
-    assert "held out" in record["judged_on"]
-    assert imread("search/heat_map.png")[..., :3].std() > 0.01
-    figure = pathlib.Path("search/heat_map.svg").read_text()
-    for text in ("80.00", "75.00", "90.00", "85.00", "strength c"):
-        assert f"<!-- {text} -->" in figure
-    for text in ("split MNIST, task scenario", "held-out training data"):
-        assert text in figure
+    means = [p["final_average_accuracy"]["mean"] for p in record["points"]]
+    assert means == pytest.approx([0.895, 0.8925, 0.9, 0.8975])
+    assert imread("search/search.png")[..., :3].std() > 0.01
 
 
-def test_what_is_finished_is_not_run_again(asked):
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    wider = ("--strength", "0.1", "1", "10", *GRID[3:], "--output", "search")
-    result = invoke(*wider)
+def test_the_same_command_trains_nothing_again_and_more_values_are_added(tuned):
+    tuned(*GRID)
+    again = tuned(*GRID)
+    assert len(tuned.trained) == 4
+    assert "1 0.01 90.00 best" in lines(again)
+    more = tuned("--strength", "1,10", *GRID[2:])
+    assert settings(tuned)[4:] == [(10, 0.01), (10, 0.1)]
+    assert "0.1 0.1 89.25" in lines(more)
+
+
+def test_what_is_not_given_is_the_presets(tuned):
+    tuned("--output", "search")
+    tuned("--output", "l2", "--method", "l2", "--strength", "3,9")
+    assert settings(tuned) == [(1, 0.001), (3, 0.001), (9, 0.001)]
+    assert [config.methods for config in tuned.trained[1:]] == [("l2",)] * 2
+
+
+def test_trials_are_searched_once_between_the_values_given(tuned):
+    command = ("--strength", "0.1,10", "--trials", "3", "--output", "search")
+    assert tuned(*command).exit_code == 0
+    assert settings(tuned)[:2] == [(0.1, 0.001), (10, 0.001)]
+    searched = [config.strength for config in tuned.trained[2:]]
+    assert len({*searched}) == 3
+    assert all(0.1 < strength < 10 for strength in searched)
+    tuned(*command)
+    assert len(tuned.trained) == 5
+
+
+def test_without_a_strength_the_search_is_around_the_presets():
+    """The preset has strength 1, damping 0.001."""
+    given = {"methods": ("si",), "seed": 0, "seeds": 1}
+    preset = config.resolve("smnist", "quick", given)
+    values = {"strength": (), "damping": (0.1, 0.3)}
+    search = searches.Search(preset, values, 9, "search.log", pathlib.Path())
+    assert search.limits == {"strength": (0.01, 100), "damping": (0.1, 0.3)}
+
+
+def test_several_seeds_count_by_their_mean(tuned):
+    result = tuned("--strength", "1", "--seeds", "2", "--output", "search")
+    # Damping is the preset's 0.001.
+    assert "1 0.001 89.75 ± 0.20 best" in lines(result)
+
+
+def test_a_real_training_reports_after_each_task(cli, monkeypatch):
+    """The only test that trains."""
+    loaded = []
+
+    def load_all(names, data_dir, held_out):
+        loaded.append(held_out)
+        return few_images()
+
+    monkeypatch.setattr(start, "import_quietly", lambda **_: None)
+    monkeypatch.setattr(data, "load_all", load_all)
+    small = "--tasks 2 --steps 3 --hidden 4 --no-jit --output search".split()
+    result = cli("tune", "pmnist", "--strength", "1", *small)
     assert result.exit_code == 0, result.stderr
-    assert [(c.strength, c.damping) for c in asked[4:]] == [
-        *((10.0, 0.01), (10.0, 0.1)),
-    ]
-    assert result.stdout.startswith(
-        "6 settings to try, 4 of them done already\n"
-    )
-    assert "best: --method si --strength 1.0" in result.stdout
-    # Nothing is left to do: the table is shown again.
-    assert "90.00 %" in invoke(*wider).stdout
-    assert len(asked) == 6
+    (trial,) = study_of().trials
+    results = Results.load("search/si-strength-1.0-damping-0.1")
+    (run,) = results.trials
+    assert loaded == [True]
+    assert results.config["held_out"] is True
+    assert [*trial.intermediate_values.values()] == run.average_accuracy
+    assert trial.value == run.final_average_accuracy
 
 
-def test_more_values_are_set_beside_those_of_before(asked):
-    """Made up: 0.8 at strength 10, which is not the best of all five."""
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    more = ("--strength", "10", "--damping", "0.01", "--output", "search")
-    result = invoke(*more)
-    assert result.exit_code == 0, result.stderr
-    assert len(asked) == 5
-    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert lines[0] == "1 setting to try"
-    assert lines[1] == "1/1 si strength 10 damping 0.01 average 80.00 %"
-    assert "si 1 0.01 90.00 % best" in lines
-    assert "best: --method si --strength 1.0 --damping 0.01" in lines
-    assert not any("strength 1 is the largest" in line for line in lines)
-    record = files.read_json("search/search.json")
-    assert [(p["strength"], p["damping"]) for p in record["points"]] == [
-        *((0.1, 0.01), (0.1, 0.1), (1.0, 0.01), (1.0, 0.1), (10.0, 0.01)),
-    ]
-    assert record["best"][0]["strength"] == 1.0
-    figure = pathlib.Path("search/heat_map.svg").read_text()
-    assert figure.count("<!-- 80.00 -->") == 2
-
-
-def test_each_method_has_a_best_setting_of_its_own(asked):
-    """Of l2, whose damping is the preset's 0.001: 0.85 and 0.75."""
-    methods = ("--method", "si", "--method", "l2")
-    result = invoke(*methods, "--strength", "1", "10", "--output", "search")
-    assert result.exit_code == 0, result.stderr
-    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert "si 1 0.001 85.00 % best" in lines
-    assert "l2 1 - 85.00 % best" in lines
-    assert "best: --method l2 --strength 1.0" in lines
-    assert lines.count("on the test set, in a new run:") == 2
-    assert (
-        lines.count(
-            "strength 1 is the smallest tried: there may be better ones beyond"
-        )
-        == 2
-    )
-
-
-def test_a_heat_map_has_strengths_across_and_dampings_upwards(asked):
-    """The made-up accuracies are all different."""
-    made = points("si", strengths=(10.0, 1.0), dampings=(0.1, 0.01, 0.001))
-    search = tune.Search("search", made)
-    os.mkdir("search")
-    search.run()
-    np.testing.assert_allclose(
-        search_report.heat(search, "si"),
-        [[0.85, 0.75], [0.9, 0.8], [0.85, 0.75]],
-    )
-    drawn = []
-    figure = pathlib.Path("search/heat_map.svg")
-    search_report.write_heat_map(search)
-    # Text is drawn at its place: y grows downwards in SVG.
-    for part in figure.read_text().split("<!-- ")[1:]:
-        text, rest = part.split(" -->", 1)
-        x, y = rest.split("translate(")[1].split(")")[0].split()[:2]
-        drawn.append((text, float(x), float(y)))
-    values = [at for at in drawn if at[0] in ("90.00", "80.00")]
-    (best, x_best, y_best), (_, x_other, y_other) = sorted(values, reverse=True)
-    assert x_best < x_other and y_best == y_other
-    ticks = {text: y for text, x, y in drawn if x < x_best - 20}
-    assert ticks["0.1"] < ticks["0.01"] < ticks["0.001"]
-    assert abs(ticks["0.01"] - y_best) < 10
-
-
-def test_an_interrupted_search_goes_on(asked, monkeypatch):
-    finished = tune.held_out
-
-    def interrupted(config, checksum):
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return finished(config)
-
-    monkeypatch.setattr(tune, "held_out", interrupted)
-    result = invoke(*GRID, "--output", "search")
-    assert result.exit_code == 130
-    assert result.stderr == (
-        "keras-si: error: interrupted; to go on: the same command with "
-        "--output search\n"
-    )
-    monkeypatch.setattr(tune, "held_out", finished)
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    assert len(asked) == 4
-    assert len({(c.strength, c.damping) for c in asked}) == 4
-
-
-def test_a_search_killed_after_its_first_point_goes_on(asked, monkeypatch):
-    """Whenever it is: a point is never without the record of its search."""
-    written = []
-    original = files.write_json
-
-    def write(path, record):
-        original(path, record)
-        written.append(pathlib.Path(path).name)
-        if len(written) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(files, "write_json", write)
-    assert invoke(*GRID, "--output", "search").exit_code == 130
-    assert written == ["search.json", "si-strength=0.1-damping=0.01.json"]
-    monkeypatch.setattr(files, "write_json", original)
-    # Nothing is left of this grid: the record is made whole all the same.
-    one = ("--strength", "0.1", "--damping", "0.01", "--output", "search")
-    assert invoke(*one).exit_code == 0
-    (point,) = files.read_json("search/search.json")["points"]
-    assert point["final_average_accuracy"]["mean"] == pytest.approx(0.8)
-    result = invoke(*GRID, "--output", "search")
-    assert result.exit_code == 0, result.stderr
-    assert len(asked) == 4
-
-
-def test_a_search_that_goes_on_is_as_quiet_as_a_new_one(asked):
-    """In a process of its own, where TensorFlow has not started yet."""
-    one = ("--strength", "1", "--damping", "0.01", "--output", "search")
-    assert invoke(*one).exit_code == 0
-    again = start("-m", "keras_si_cli", "tune", "smnist", *one)
-    out, error = again.communicate(timeout=240)
-    assert (again.returncode, error) == (0, "")
-    assert out.startswith("1 setting to try, 1 of them done already\n")
-
-
-def test_a_failure_before_the_first_point_leaves_nothing(asked, monkeypatch):
-    def fail(config, checksum):
-        raise OptionError("--dataset", "there is none")
-
-    monkeypatch.setattr(tune, "held_out", fail)
-    result = invoke(*GRID)
-    assert result.exit_code == 2
-    assert result.stderr == "keras-si: error: --dataset: there is none\n"
-    assert os.listdir() == []
-
-
-def test_a_search_with_another_protocol_is_not_gone_on_with(asked):
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    before = pathlib.Path("search/search.json").read_bytes()
-    result = invoke(*GRID, "--output", "search", "--epochs", "7")
-    assert result.exit_code == 2
-    assert "--output: search holds a search with another protocol" in (
-        result.stderr
-    )
-    assert "(epochs 2, now 7)" in result.stderr
-    assert pathlib.Path("search/search.json").read_bytes() == before
-    assert len(asked) == 4
-
-
-def test_a_search_of_before_there_was_an_option_goes_on(asked):
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    path = pathlib.Path("search/search.json")
-    record = files.read_json(path)
-    del record["protocol"]["padding"]
-    files.write_json(path, record)
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    assert len(asked) == 4
-    result = invoke(*GRID, "--output", "search", "--padding", "2")
-    assert result.exit_code == 2
-    assert "(padding 0, now 2)" in result.stderr
+# What is given up
 
 
 @pytest.mark.parametrize(
-    "option",
+    "mean, step, expected",
     [
-        "--seeds 2",
-        "--seed 3",
-        "--precision mixed_bfloat16",
-        "--scenario class",
-        "--dataset fashion_mnist",
-        "--hidden 9",
-        "--batch-size 9",
-        "--learning-rate 0.5",
-        "--keep-optimizer",
-        "--output-weights glorot",
-        "--tasks 2",
+        (0.84, 1, True),  # Behind 0.86 and 0.86.
+        (0.855, 1, False),  # Behind by less than a point.
+        (0.84, 2, False),  # Behind the end, ahead after the same task.
+        (0.88, 0, False),  # Behind after the same task, ahead of the end.
+        (0.80, 2, True),
     ],
 )
-def test_every_option_of_the_protocol_counts(asked, option):
-    assert invoke("--strength", "1", "--output", "search").exit_code == 0
-    result = invoke("--strength", "1", "--output", "search", *option.split())
-    assert result.exit_code == 2
-    assert "search holds a search with another protocol" in result.stderr
-    assert len(asked) == 1
-
-
-def test_other_data_are_refused(asked, monkeypatch):
-    """Whether a process finds them, or the search sees them afterwards."""
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    more = ("--strength", "7", *GRID[3:], "--output", "search")
-    before = sorted(os.listdir("search/points"))
-    made_up = tune.held_out
-
-    def other_data(config, checksum):
-        record = made_up(config)
-        record["versions"]["data"] = "sha256:other"
-        return record
-
-    monkeypatch.setattr(tune, "held_out", other_data)
-    result = invoke(*more)
-    assert result.exit_code == 2
-    assert "--data-dir: the images or labels found are not" in result.stderr
-    assert sorted(os.listdir("search/points")) == before
-
-
-def test_a_damaged_point_is_named_and_run_again(asked):
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    folder = pathlib.Path("search/points")
-    (folder / "si-strength=0.1-damping=0.01.json").write_text("{")
-    other = folder / "si-strength=0.1-damping=0.1.json"
-    record = files.read_json(other)
-    record["config"]["strength"] = "much"
-    files.write_json(other, record)
-    result = invoke(*GRID, "--output", "search")
-    assert result.exit_code == 0, result.stderr
-    first, second = result.stderr.splitlines()
-    assert first.startswith(
-        "note: search/points/si-strength=0.1-damping=0.01.json is damaged"
-    )
-    assert first.endswith("it is left out")
-    assert second == (
-        "note: search/points/si-strength=0.1-damping=0.1.json is not the "
-        "record of a point; it is left out"
-    )
-    assert len(asked) == 6
-    assert result.stdout.startswith(
-        "4 settings to try, 2 of them done already\n"
-    )
-
-
-def test_a_point_with_a_seed_that_failed_is_not_the_best(asked, diverges):
-    """Its other seed alone would make it the best."""
-    diverges(1, lambda config: config.strength == 1)
-    result = invoke(*GRID, "--seeds", "2", "--output", "search")
-    assert result.exit_code == 0, result.stderr
-    assert "best: --method si --strength 0.1 --damping 0.01" in result.stdout
-
-
-def test_a_search_without_a_finished_setting_is_a_failure(asked, diverges):
-    diverges(0)
-    result = invoke(*GRID, "--output", "search")
-    assert result.exit_code == 1
-    assert result.stdout.endswith("\nsearch: search\n")
-    assert result.stderr.startswith(
-        "keras-si: error: no setting was finished: each diverged"
-    )
-    assert sorted(os.listdir("search")) == ["points", "search.json"]
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"protocol": 3}'])
-def test_a_damaged_search_is_refused(asked, text):
-    os.mkdir("search")
-    pathlib.Path("search/search.json").write_text(text)
-    result = invoke("--output", "search")
-    assert result.exit_code == 2
-    assert "search.json is not the record of a search" in result.stderr
-    assert asked == []
-
-
-def test_a_point_that_diverged_is_finished_and_not_the_best(asked, diverges):
-    diverges(0, lambda config: config.strength == 1)
-    result = invoke(*GRID, "--output", "search")
-    assert result.exit_code == 0, result.stderr
-    assert result.stdout.count("seed 0: it diverged") == 2
-    assert "best: --method si --strength 0.1 --damping 0.01" in result.stdout
-    figure = pathlib.Path("search/heat_map.svg").read_text()
-    assert figure.count("<!-- failed -->") == 2
-    assert invoke(*GRID, "--output", "search").exit_code == 0
-    assert len(asked) == 4
-
-
-def test_heat_maps_of_methods_with_fewer_settings(asked):
-    made = points("si", "l2", "naive", strengths=(1.0, 10.0))
-    search = tune.Search("search", made)
-    os.mkdir("search")
-    search.run()
-    np.testing.assert_allclose(search_report.heat(search, "l2"), [[0.85, 0.75]])
-    assert search_report._axes(search, "l2") == ([1.0, 10.0], [None])
-    search_report.write_heat_map(search)
-    assert sorted(os.listdir("search")) == [
-        *("heat_map.png", "heat_map.svg", "points", "search.json"),
-    ]
-
-
-def test_the_test_set_is_not_looked_at(monkeypatch, tmp_path):
-    """Of 13 training examples the last 2 are held out."""
-    train = data.Split(
-        np.arange(13, dtype="uint8").reshape(13, 1, 1, 1),
-        np.arange(13, dtype="int32"),
-    )
-    secret = data.Split(
-        np.full((5, 1, 1, 1), 99, "uint8"), np.zeros(5, "int32")
-    )
-    loaded = []
-
-    def load(name, data_dir):
-        loaded.append(name)
-        return data.Data(name, 13, train, secret)
-
-    given = []
-
-    def run(config, dataset, resumable):
-        given.append((config, dataset))
-        assert not resumable
-        return results.Results("smnist", {}, "", config.to_dict(), [])
-
-    monkeypatch.setattr(data, "load", load)
-    monkeypatch.setattr(runner, "run", run)
-    tune._held_out_data.cache_clear()
-    (config,) = points("si").values()
-    record = tune.held_out(config)
-    ((used, dataset),) = given
-    assert dataset.train.labels.tolist() == list(range(11))
-    assert dataset.train.images.ravel().tolist() == list(range(11))
-    assert dataset.test.labels.tolist() == [11, 12]
-    assert dataset.test.images.ravel().tolist() == [11, 12]
-    # In a folder of its own, which is gone.
-    assert used.output != "search" and not os.path.exists(used.output)
-    assert record["config"]["output"] == ""
-    tune.held_out(config)
-    assert loaded == ["mnist"]  # Once for a process.
-    tune._held_out_data.cache_clear()
-
-
-def test_joined_datasets_are_held_out_each(monkeypatch):
-    def load(name, data_dir):
-        first = 0 if name == "one" else 50
-        labels = np.arange(6, dtype="int32") + first
-        split = data.Split(np.zeros((6, 1, 1, 1), "uint8"), labels)
-        return data.Data(name, 100, split, split)
-
-    monkeypatch.setattr(data, "load", load)
-    both = data.load_all(["one", "two"], held_out=True)
-    assert both.test.labels.tolist() == [5, 155]
-    assert both.train.labels.tolist() == [
-        *(0, 1, 2, 3, 4, 150, 151, 152, 153, 154)
-    ]
-
-
-# In place of starting TensorFlow with a number of threads; a process has it
-# without importing this file.
-NO_START = abs
-
-
-def test_processes_run_several_at_once():
-    got = dict(engines.processes(math.sqrt, [1.0, 4.0, 9.0], 2, NO_START))
-    assert got == {0: 1.0, 1: 2.0, 2: 3.0}
-
-
-def test_a_process_that_dies_is_told_in_one_line():
-    with pytest.raises(RunError, match="go on with fewer --jobs"):
-        list(engines.processes(os._exit, [1], 2, NO_START))
-
-
-def test_an_error_travels_from_process_to_process():
-    error = pickle.loads(pickle.dumps(OptionError("--tasks", "too many")))
-    assert str(error) == "--tasks: too many"
-
-
-def test_jobs_share_the_cores(monkeypatch):
-    monkeypatch.setattr(
-        os, "sched_getaffinity", lambda pid: set(range(8)), raising=False
-    )
-    assert [engines.cores_each(jobs) for jobs in (1, 2, 3, 99)] == [8, 4, 2, 1]
-
-
-class RayTaskError(Exception):
-    """As Ray raises what a task raised: what it was is in `cause`."""
-
-    def __init__(self, cause):
-        super().__init__("a traceback from over there")
-        self.cause = cause
-
-
-@pytest.fixture
-def fake_ray(monkeypatch):
-    """A stand-in that is as Ray is where we use it; what it heard."""
-    heard = {}
-
-    class Remote:
-        def __init__(self, function):
-            self.remote = lambda *args: (id(args), function, args)
-
-    def remote(num_cpus):
-        heard["num_cpus"] = num_cpus
-        return Remote
-
-    def get(future):
-        _, function, args = future
-        try:
-            return function(*args)
-        except Exception as error:
-            raise RayTaskError(error) from error
-
-    fake = types.SimpleNamespace(
-        init=lambda **given: heard.update(given),
-        remote=remote,
-        # The last first: the order of the end is not that of the start.
-        wait=lambda waiting, num_returns: (waiting[-1:], waiting[:-1]),
-        get=get,
-        shutdown=lambda: heard.update(shut_down=True),
-        exceptions=types.SimpleNamespace(RayTaskError=RayTaskError),
-    )
-    monkeypatch.setitem(sys.modules, "ray", fake)
-    monkeypatch.setattr(engines, "import_quietly", NO_START)
-    monkeypatch.setattr(engines, "cores_each", lambda jobs: 4)
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-    return heard
-
-
-def test_ray_gets_the_points_and_gives_them_back(fake_ray):
-    got = list(engines.ray(math.sqrt, [1.0, 4.0], jobs=2))
-    assert got == [(1, 2.0), (0, 1.0)]
-    assert fake_ray["num_cpus"] == 4 and fake_ray["shut_down"]
-    # Where it starts is RAY_ADDRESS's, how the cluster's own.
-    assert {*fake_ray} == {
-        *("logging_level", "log_to_driver", "num_cpus", "shut_down"),
-    }
-    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-
-
-def test_an_error_over_there_is_told_as_one_from_here(fake_ray):
-    with pytest.raises(ValueError, match="^(expected a non|math domain)"):
-        list(engines.ray(math.sqrt, [-1.0], jobs=2))
-    assert fake_ray["shut_down"]
-
-
-def test_ray_finds_the_data_from_any_folder(asked, fake_ray, tmp_path):
-    os.mkdir("here")
-    made = ("--strength", "1", "--data-dir", "here", "--engine", "ray")
-    assert invoke(*made, "--output", "search").exit_code == 0
-    assert asked[0].data_dir == str(tmp_path / "here")
-
-
-def test_processes_get_their_share_of_the_cores(monkeypatch):
-    """`umask`, called in place of TensorFlow's start, tells what it got."""
-    monkeypatch.setattr(engines, "cores_each", lambda jobs: 10 * jobs)
-    assert list(engines.processes(os.umask, [0], 2, os.umask)) == [(0, 20)]
-
-
-def test_the_default_folder_is_that_of_a_search():
-    assert output.default_folder("tune-smnist").startswith(
-        os.path.join("runs", "tune-smnist-")
-    )
-
-
-def test_a_search_takes_its_images_from_the_data_dir(monkeypatch, tmp_path):
-    asked = []
-
-    def load(name, data_dir):
-        asked.append((name, data_dir))
-        split = data.Split(
-            np.zeros((6, 1, 1, 1), "uint8"), np.zeros(6, "int32")
+def test_a_setting_is_hopeless_behind_the_best_ones_same_task_and_end(
+    mean, step, expected
+):
+    study = optuna.create_study(direction="maximize")
+    for values in ([0.90, 0.86, 0.82, 0.86], [0.99, 0.50, 0.50, 0.50]):
+        study.add_trial(
+            optuna.create_trial(
+                value=values[-1],
+                intermediate_values=dict(enumerate(values)),
+            )
         )
-        return data.Data(name, 10, split, split)
+    assert searches.is_hopeless(study, mean, step, end=3) is expected
 
-    def run(config, **given):
-        done = results.Run(config.methods[0], 0, np.array([[0.5]]))
-        return results.Results("smnist", {}, "", config.to_dict(), [done])
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(startup, "import_quietly", lambda: None)
-    monkeypatch.setattr(search_report, "write_heat_map", lambda search: None)
-    monkeypatch.setattr(data, "load", load)
+def test_nothing_is_hopeless_before_a_setting_is_finished():
+    study = optuna.create_study(direction="maximize")
+    assert not searches.is_hopeless(study, 0.0, step=1, end=3)
+
+
+def test_a_hopeless_setting_is_given_up_after_a_task(tuned):
+    """Five tasks: 94 to 90 %, beside 90.5, 89.5 and 88.5 %."""
+    command = ("--damping", "0.01", "--output", "search")
+    result = tuned("--strength", "1,1e7", *command)
+    assert "1e+07 0.01 88.50 given up after task 3" in lines(result)
+    assert "1 0.01 90.00 best" in lines(result)
+    tuned("--strength", "1,1e7", *command)
+    assert len(tuned.trained) == 2
+
+
+def test_what_diverges_is_named_and_not_tried_again(tuned, monkeypatch):
+    finished = runner.run
+
+    def run(config, *arguments, **named):
+        results = finished(config, *arguments, **named)
+        if config.strength > 1:
+            results.trials[-1].failed = "the loss is not finite"
+        return results
+
     monkeypatch.setattr(runner, "run", run)
-    tune._held_out_data.cache_clear()
-    os.mkdir("images")
-    result = invoke("--dataset", "fashion_mnist", "--data-dir", "images")
-    tune._held_out_data.cache_clear()
-    assert result.exit_code == 0, result.output
-    assert asked == [("fashion_mnist", "images")]
+    command = ("--damping", "0.01", "--output", "search")
+    result = tuned("--strength", "1.5", *command)
+    assert result.exit_code == 1
+    assert "no setting was finished" in result.stderr
+    result = tuned("--strength", "1.5,1", *command)
+    assert result.exit_code == 0
+    assert len(tuned.trained) == 2
+    row = next(line for line in lines(result) if line.startswith("1.5"))
+    assert "given up seed 0: the loss is not finite" in row
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "arguments, option, expected",
+    [
+        ("--strength 0,1", "--strength", "received 0"),
+        ("--strength 1,x", "--strength", "x"),
+        ("--method naive", "--method", "received naive"),
+        ("--method si --method l2", "--method", "received si, l2"),
+        ("--strength 1 --trials 3", "--trials", "give two values"),
+        ("--output full", "--output", "full has other files"),
+        ("--storage full/notes.txt", "--storage", "notes.txt cannot be used"),
+        ("--storage none://x", "--storage", "none://x cannot be used"),
+        ("--storage sqlite:///a.db", "--storage", "name a file"),
+    ],
+)
+def test_a_wrong_option_is_named_and_nothing_is_trained(
+    tuned, arguments, option, expected
+):
+    os.mkdir("full")
+    pathlib.Path("full/notes.txt").write_text("mine\nand mine\n")
+    result = tuned(*arguments.split())
+    assert result.exit_code == 2
+    assert option in result.stderr and expected in result.stderr
+    assert os.listdir("full") == ["notes.txt"]
+    assert tuned.trained == []
+
+
+@pytest.mark.parametrize(
+    "option, difference",
+    [
+        ("--epochs 7", "epochs 2, now 7"),
+        ("--seeds 2", "seeds 1, now 2"),
+        ("--scenario class", "scenario task, now class"),
+        ("--method l2", "methods ['si'], now ['l2']"),
+    ],
+)
+def test_another_protocol_is_refused_by_name(tuned, option, difference):
+    tuned("--strength", "1", "--output", "search")
+    result = tuned("--strength", "1", "--output", "search", *option.split())
+    assert result.exit_code == 2
+    assert f"--output: has another protocol ({difference})" in result.stderr
+    assert len(tuned.trained) == len(study_of().trials) == 1
+
+
+def test_other_data_are_refused(tuned, monkeypatch):
+    tuned("--strength", "1", "--output", "search")
+    other = tune_program.load_all((), None, True)
+    other.checksum = "sha256:other"
+    monkeypatch.setattr(data, "load_all", lambda *_, **__: other)
+    result = tuned("--strength", "1", "--output", "search")
+    assert result.exit_code == 2
+    assert "data sha256:made-up, now sha256:other" in result.stderr
+
+
+def test_without_optuna_a_line_says_what_to_install(tuned, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    result = tuned("--strength", "1")
+    assert result.exit_code == 1
+    assert 'pip install "keras-si[tune]"' in result.stderr
+    assert os.listdir() == []
+
+
+def test_the_run_command_has_no_options_of_tune():
+    joined = "run a --output 'my b' --strength=1,2 --seeds 3 --trials 4 --jit"
+    assert tune.NOT_OF_RUN.sub("", joined) == "run a --seeds 3 --jit"
+
+
+# Interruptions and processes
+
+
+@pytest.mark.parametrize(
+    "error, code", [(KeyboardInterrupt(), 130), (RunError("no room"), 1)]
+)
+def test_the_setting_under_way_is_tried_again_by_the_next_command(
+    tuned, monkeypatch, error, code
+):
+    finished = runner.run
+
+    def run(config, *arguments, **named):
+        if config.strength == 1:
+            raise error
+        return finished(config, *arguments, **named)
+
+    monkeypatch.setattr(runner, "run", run)
+    result = tuned(*GRID)
+    assert result.exit_code == code
+    expected = (
+        "the same command with --output search" if code > 1 else "no room"
+    )
+    assert expected in result.stderr
+    monkeypatch.setattr(runner, "run", finished)
+    assert tuned(*GRID).exit_code == 0
+    expected = [(0.1, 0.01), (0.1, 0.1), (1, 0.01), (1, 0.1)]
+    assert sorted(settings(tuned)) == expected
+
+
+def test_of_two_trials_of_one_setting_the_first_counts(tuned):
+    """Two processes have queued it at the same moment."""
+    tuned("--strength", "1", "--output", "search")
+    setting = {"strength": 5.0, "damping": 0.001}
+    for _ in range(2):
+        study_of().enqueue_trial(setting, user_attrs={"given": setting})
+    tuned("--strength", "1", "--output", "search")
+    assert settings(tuned) == [(1, 0.001), (5, 0.001)]
+
+
+@pytest.mark.parametrize(
+    "host, has_file, is_tried",
+    [
+        (socket.gethostname(), True, True),  # Nothing locks the file.
+        (socket.gethostname(), False, True),
+        ("elsewhere", True, False),
+        ("elsewhere", False, True),
+    ],
+)
+def test_a_trial_is_free_if_its_processs_lock_or_file_is_gone(
+    tuned, host, has_file, is_tried
+):
+    tuned("--strength", "1", "--output", "search")
+    setting = {"strength": 5.0, "damping": 0.001}
+    study = study_of()
+    study.enqueue_trial(setting, user_attrs={"given": setting})
+    study.ask().set_user_attr("process", f"{host}-1-ab")
+    if has_file:
+        pathlib.Path(f"search/search.log.{host}-1-ab").touch()
+    result = tuned("--strength", "1,5", "--output", "search")
+    assert (5, 0.001) in settings(tuned) or not is_tried
+    assert len(tuned.trained) == 1 + is_tried
+    assert ("under way in elsewhere-1-ab" in result.stdout) is not is_tried
+
+
+def program(*arguments, **environment):
+    """Starts `tune` with made-up training, in a process group of its own."""
+    options = ("--output", "search", "--damping", "0.01", *arguments)
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), "tune", "smnist", *options],
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def trained_by(out):
+    return [float(line[7:]) for line in out.splitlines() if "trains" in line]
+
+
+def test_two_processes_continue_one_that_was_killed(tmp_path, monkeypatch):
+    """Each value is tried once, but the one under way, which is free again."""
+    monkeypatch.chdir(tmp_path)
+    values = ("--strength", "0.7,0.8,0.9,1,1.1,1.2")
+    with program(*values, WAIT="line") as killed:
+        assert killed.stdout.readline() == "trains 0.7\n"
+        killed.stdin.write("\n")
+        killed.stdin.flush()
+        while killed.stdout.readline() != "trains 0.8\n":
+            pass
+        killed.kill()
+    both = [program(*values, WAIT="line") for _ in range(2)]
+    began = [trained_by(process.stdout.readline()) for process in both]
+    printed = [process.communicate("\n" * 9, timeout=60) for process in both]
+    assert [error for _, error in printed] == ["", ""]
+    trained = [*began, *(trained_by(out) for out, _ in printed)]
+    assert sorted(sum(trained, [])) == [0.8, 0.9, 1, 1.1, 1.2]
+    states = [trial.state.name for trial in study_of().trials]
+    assert states.count("COMPLETE") == 6
+    # The file of the process that was killed is gone, too.
+    assert not list(tmp_path.glob("search/search.log.*"))
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_jobs_end_with_their_command_and_continue_to_one_table(
+    tmp_path, monkeypatch, ending
+):
+    """Output ends when none is left; Ctrl-C is for all, SIGTERM for one."""
+    monkeypatch.chdir(tmp_path)
+    values = ("--strength", "0.7,0.8,0.9,1", "--jobs", "2")
+    with program(*values, WAIT="signal") as process:
+        for _ in range(2):
+            assert process.stdout.readline().startswith("trains")
+        if ending == signal.SIGINT:
+            os.killpg(process.pid, ending)
+        else:
+            process.send_signal(ending)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command with --output search" in error
+    assert "Traceback" not in error
+    with program(*values) as process:
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
+    assert sorted(trained_by(out)) == [0.7, 0.8, 0.9, 1]
+    assert out.count("best:") == 1
+
+
+def test_a_database_has_the_study_and_its_heartbeat(tmp_path):
+    """SQLite stands for it, which is sound for one process."""
+    given = {"methods": ("si",), "seed": 0, "seeds": 1}
+    preset = config.resolve("smnist", "quick", given)
+    values = {"strength": (5.0,), "damping": ()}
+    url = f"sqlite:///{tmp_path}/search.db"
+    search = searches.Search(preset, values, 0, url, tmp_path)
+    study = search.study("sha256:made-up")
+    assert search._storage().get_heartbeat_interval() == 60
+    assert searches.is_left(search, study)
+
+    def objective(trial):
+        trial.set_user_attr("process", "elsewhere-1-ab")
+        # No file tells that this process lives.
+        assert not searches.is_left(search, study)
+        return 0.5
+
+    study.optimize(objective, n_trials=1)
+    with pytest.raises(OptionError, match="data sha256:made-up, now other"):
+        search.study("other")

@@ -1,0 +1,1 @@
+"""What is run: presets, data, tasks and nets."""

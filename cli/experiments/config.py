@@ -1,0 +1,191 @@
+"""The resolved options of a run: a preset's values, then those given."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+from ..errors import OptionError
+from ..files import Options, Record
+from ..methods import METHODS
+from .presets import BENCHMARKS
+
+OUTPUT_WEIGHTS = ("zeros", "glorot")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# keras.utils.set_random_seed takes 32 bits.
+MAX_SEED = 2**32 - 1
+# What TFDS can find: name, then /configuration and :version if they matter.
+DATASET = re.compile(
+    r"[a-z][a-z0-9_]*(/[A-Za-z0-9_+.-]+)?"
+    r"(:([0-9]+|\*)(\.([0-9]+|\*)){2})?"
+)
+# Too many tasks of these are refused before anything is loaded.
+CLASSES = {
+    **{name: 10 for name in ("mnist", "fashion_mnist", "kmnist", "cifar10")},
+    "cifar100": 100,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Every option of a run, as it will be used.
+
+    The command line checks each option by itself; here are the rules that
+    several options make together. Of `epochs` (passes over a task's examples)
+    and `steps`, one is `None`; `jit` is `"auto"`, `True` or `False`. A run
+    that is `held_out` is judged on a part of the training data, which it is
+    not trained on, and does not look at the test set.
+
+    Raises:
+        OptionError: If options contradict each other.
+    """
+
+    benchmark: str
+    preset: str
+    scenario: str
+    tasks: int
+    epochs: int | None
+    steps: int | None
+    batch_size: int
+    hidden: tuple[int, ...]
+    learning_rate: float
+    reset_optimizer: bool
+    output_weights: str
+    strength: float
+    damping: float
+    dataset: str
+    methods: tuple[str, ...] = ("si", "naive")
+    seed: int = 0
+    seeds: int = 1
+    data_dir: str | None = None
+    precision: str = "float32"
+    jit: bool | str = "auto"
+    deterministic: bool = False
+    padding: int = 0
+    held_out: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            _one_of("--method", name, METHODS)
+            if self.scenario not in METHODS[name].scenarios:
+                raise OptionError(
+                    "--method",
+                    f"{name} cannot be run in the {self.scenario} scenario, "
+                    f"only in {' and '.join(METHODS[name].scenarios)}",
+                )
+        if len(self.methods) != len(set(self.methods)):
+            raise OptionError(
+                "--method",
+                f"received {', '.join(self.methods)}; name each method once",
+            )
+        if self.seed + self.seeds - 1 > MAX_SEED:
+            raise OptionError(
+                "--seed",
+                f"received {self.seed} with {self.seeds} seeds, expected "
+                f"seeds up to {MAX_SEED}",
+            )
+        for name in self.datasets:
+            if not DATASET.fullmatch(name):
+                raise OptionError(
+                    "--dataset",
+                    f"received {name!r}, expected a TFDS name in "
+                    "lower-case letters, digits and underscores, as in "
+                    "cifar10, emnist/letters or mnist:3.0.1",
+                )
+        names = [re.split(r"\W", name)[0] for name in self.datasets]
+        if all(name in CLASSES for name in names):
+            check_tasks(self, sum(CLASSES[name] for name in names))
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The names in `dataset`."""
+        if self.dataset == BENCHMARKS[self.benchmark].dataset:
+            return tuple(self.dataset.split("+"))
+        return (self.dataset,)
+
+    @property
+    def classes_per_task(self) -> int:
+        """Where tasks split the classes: pairs, or tens of joined datasets."""
+        return 2 if len(self.datasets) == 1 else 10
+
+    def to_dict(self) -> Record:
+        """Returns the options as JSON can represent them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, options: Options) -> RunConfig:
+        """Makes it from what `to_dict` gave, also after a way through JSON.
+
+        Raises:
+            OptionError, TypeError or another: If it is something else.
+        """
+        values: Record = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+        }
+        return cls(**values)
+
+
+def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
+    """Makes a `RunConfig`: the preset's values, then what was given.
+
+    Args:
+        benchmark, preset: Their names.
+        given: Options by the names of `RunConfig`; `None` is not given.
+
+    Raises:
+        OptionError: If options contradict each other.
+    """
+    choice = BENCHMARKS[benchmark]
+    _one_of("--preset", preset, choice.presets, f" for {benchmark}")
+    given = {name: v for name, v in given.items() if v is not None}
+    scenario = given.get("scenario", choice.scenarios[0])
+    _one_of("--scenario", scenario, choice.scenarios, f" for {benchmark}")
+    if "epochs" in given and "steps" in given:
+        raise OptionError(
+            "--steps", "received together with --epochs; give one of them"
+        )
+    methods = given.get("methods", RunConfig.methods)
+    for option in {"strength", "damping"} & {*given}:
+        users = [m for m in METHODS if option in METHODS[m].uses]
+        if not {*methods} & {*users}:
+            raise OptionError(
+                f"--{option}",
+                f"means nothing to {' and '.join(methods)}, only to "
+                f"{' and '.join(users)}; leave it out",
+            )
+    values = {
+        "benchmark": benchmark,
+        "preset": preset,
+        "scenario": scenario,
+        "dataset": choice.dataset,
+        **choice.presets[preset].options(scenario),
+    }
+    if given.get("dataset", choice.dataset) != choice.dataset:
+        values["tasks"] = choice.tasks_elsewhere or values["tasks"]
+    if "epochs" in given or "steps" in given:
+        values["epochs"] = values["steps"] = None
+    return RunConfig(**{**values, **given})
+
+
+def check_tasks(config: RunConfig, num_classes: int) -> None:
+    """Refuses more tasks than there are classes for."""
+    most = num_classes // config.classes_per_task
+    if BENCHMARKS[config.benchmark].splits_classes and config.tasks > most:
+        raise OptionError(
+            "--tasks",
+            f"received {config.tasks}, expected at most {most}: the "
+            f"{num_classes} classes of {config.dataset} are split into tasks "
+            f"of {config.classes_per_task}",
+        )
+
+
+def _one_of(
+    option: str, value: str, choices: Iterable[str], where: str = ""
+) -> None:
+    if value not in choices:
+        expected = " or ".join(choices)
+        raise OptionError(
+            option, f"received {value!r}, expected {expected}{where}"
+        )

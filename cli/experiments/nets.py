@@ -1,0 +1,184 @@
+"""The plain Keras net of each benchmark; nothing in it knows of SI."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_si import OutputMask
+
+from ..errors import OptionError
+from .config import RunConfig
+from .presets import BENCHMARKS
+
+# Each half of the net takes two pixels off and halves the rest.
+SMALLEST_FOR_CONVOLUTIONS = 10
+KERNELS = {"zeros": "zeros", "glorot": "glorot_uniform"}
+# The graph's optimizer may rewrite a division by a constant as this product;
+# writing the product keeps eager and graph values the same.
+SCALE = np.float32(1 / 255)
+
+
+class ToFeatures(keras.layers.Layer):
+    """Bytes of pixels to float32 features in [0, 1].
+
+    As the first layer of a net, so that only bytes travel to an accelerator.
+    """
+
+    def call(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.ops.cast(pixels, "float32") * SCALE
+
+
+def build(
+    config: RunConfig, image_shape: Sequence[int], num_outputs: int
+) -> keras.Model:
+    """Returns the net of the configured benchmark, not compiled.
+
+    Args:
+        config: A `RunConfig`.
+        image_shape: Height, width and channels; the net takes flat images.
+        num_outputs: Units of the layer of logits.
+    """
+    num_features = image_shape[0] * image_shape[1] * image_shape[2]
+    first = [keras.Input((num_features,), dtype="uint8"), ToFeatures()]
+    # In the order of the net: each layer draws its seed when it is made.
+    if BENCHMARKS[config.benchmark].net == "conv":
+        body = _convolutions(image_shape) + _dense(config.hidden, dropout=0.5)
+    else:
+        body = _dense(config.hidden)
+    # Logits in float32: under mixed precision the softmax of the loss would
+    # otherwise be taken of half-precision numbers.
+    logits = layers.Dense(
+        num_outputs,
+        dtype="float32",
+        kernel_initializer=KERNELS[config.output_weights],
+        name="logits",
+    )
+    last = [] if config.scenario == "domain" else [OutputMask(dtype="float32")]
+    name = f"{BENCHMARKS[config.benchmark].net}_net"
+    return keras.Sequential([*first, *body, logits, *last], name=name)
+
+
+def check_images(config: RunConfig, image_shape: Sequence[int]) -> None:
+    """Refuses images that the configured net has no use for.
+
+    Raises:
+        OptionError: If they are too small for it.
+    """
+    height, width = image_shape[:2]
+    missing = SMALLEST_FOR_CONVOLUTIONS - min(height, width)
+    if BENCHMARKS[config.benchmark].net == "conv" and missing > 0:
+        smallest = f"{SMALLEST_FOR_CONVOLUTIONS}x{SMALLEST_FOR_CONVOLUTIONS}"
+        raise OptionError(
+            "--dataset",
+            f"its images are {height}x{width} pixels, expected {smallest} or "
+            "more for the convolutional net; put black pixels around them "
+            f"with --padding {config.padding + -(-missing // 2)}",
+        )
+
+
+def _dense(
+    hidden: Iterable[int], dropout: float | None = None
+) -> list[keras.Layer]:
+    made = []
+    for i, units in enumerate(hidden):
+        made.append(layers.Dense(units, activation="relu", name=f"hidden_{i}"))
+        if dropout is not None:
+            made.append(layers.Dropout(dropout))
+    return made
+
+
+def _convolutions(image_shape: Sequence[int]) -> list[keras.Layer]:
+    """The paper's; which of them pad is in the authors' code."""
+    made = [layers.Reshape(image_shape)]
+    for filters in (32, 64):
+        made += [
+            layers.Conv2D(filters, 3, activation="relu", padding="same"),
+            layers.Conv2D(filters, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Dropout(0.25),
+        ]
+    return [*made, layers.Flatten()]
+
+
+def compile_classifier(
+    model: keras.Model,
+    config: RunConfig,
+    outputs_by_task: Sequence[tuple[int, ...]] | None = None,
+) -> keras.Model:
+    """Compiles with Adam.
+
+    Args:
+        model: A net from `build`.
+        config: A `RunConfig`.
+        outputs_by_task: For batches that mix tasks whose outputs must not be
+            compared: the outputs of each task, a list of tuples.
+    """
+    loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    accuracy: Any = "accuracy"
+    if outputs_by_task is not None:
+        loss = _within_tasks(loss, outputs_by_task)
+        accuracy = keras.metrics.MeanMetricWrapper(
+            _within_tasks(
+                keras.metrics.sparse_categorical_accuracy, outputs_by_task
+            ),
+            name="accuracy",
+        )
+    model.compile(
+        optimizer=keras.optimizers.Adam(config.learning_rate),
+        loss=loss,
+        metrics=[accuracy],
+        jit_compile=config.jit,
+    )
+    return model
+
+
+def _within_tasks(
+    judge: Callable[[Any, Any], Any],
+    outputs_by_task: Sequence[tuple[int, ...]],
+) -> Callable[[Any, Any], Any]:
+    """Each example is judged by the outputs of its own task alone.
+
+    The label says which: no two tasks share an output.
+
+    Args:
+        judge: A loss or a metric of labels and logits.
+        outputs_by_task: The outputs of each task.
+    """
+    count = max(map(max, outputs_by_task)) + 1
+    same_task = np.zeros((count, count), "bool")
+    for outputs in outputs_by_task:
+        for label in outputs:
+            same_task[label, list(outputs)] = True
+    mask = OutputMask(dtype="float32")
+
+    def judge_masked(labels: Any, logits: Any) -> Any:
+        labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
+        active = keras.ops.take(same_task, labels, axis=0)
+        return judge(labels, mask(logits, active=active))
+
+    return judge_masked
+
+
+def reset_optimizer(model: keras.Model) -> None:
+    """Zeroes the state of the user's optimizer, Adam: it begins anew.
+
+    SI's optimizer is around it, and that of loss scaling around both; what
+    they know is kept, and nothing is traced anew.
+    """
+    optimizer = model.optimizer
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    for variable in optimizer.variables:
+        if variable is not optimizer.learning_rate:
+            zeros = keras.ops.zeros(variable.shape, variable.dtype)
+            variable.assign(zeros)
+
+
+def set_active_outputs(model: keras.Model, outputs: Iterable[int]) -> None:
+    """Tells a net with an `OutputMask` which outputs count."""
+    for layer in model.layers:
+        if isinstance(layer, OutputMask):
+            layer.set_active(outputs)

@@ -1,0 +1,118 @@
+"""What is shown of a run: a bar in a terminal, lines when piped; its table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from ..files import Record
+
+if TYPE_CHECKING:
+    from ..experiments.config import RunConfig
+    from ..results.results import Results, Trial
+
+
+class Progress:
+    """A bar with loss, accuracy and time left, and a line for each task.
+
+    Where the standard output is no terminal, the lines alone.
+
+    Args:
+        quiet: Whether nothing is shown at all.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        console = Console(highlight=False, quiet=quiet)
+        self._progress = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+            # Drawing takes time from the training; nobody reads faster.
+            refresh_per_second=5,
+            # Each task brings its evaluation: look at more than one task.
+            speed_estimate_period=120,
+            transient=True,
+            expand=True,
+        )
+        self._bar = self._progress.add_task(
+            "starting TensorFlow", total=None, numbers=""
+        )
+        self._where = ""
+
+    def __enter__(self) -> Progress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def loading(self, dataset: str) -> None:
+        """The dataset is about to be loaded."""
+        self._update(description=f"loading {dataset}")
+
+    def started(self, total: int, done: int) -> None:
+        """So many training steps in all; so many were done before."""
+        self._update(total=total, completed=done)
+
+    def task_started(self, config: RunConfig, trial: Trial, task: int) -> None:
+        """The training on a task is about to start."""
+        seeded = f" seed {trial.seed}" if config.seeds > 1 else ""
+        self._where = f"{trial.method}{seeded} task {task + 1}/{config.tasks}"
+        self._update(description=self._where, numbers="")
+
+    def step(self, epoch: int, logs: Record) -> None:
+        """A training step has ended; `logs` are means over the epoch."""
+        numbers = f"loss {logs['loss']:.3f}" if "loss" in logs else ""
+        if "accuracy" in logs:
+            numbers += f" acc {100 * logs['accuracy']:.1f} %"
+        self._update(
+            advance=1,
+            description=f"{self._where} epoch {epoch + 1}",
+            numbers=numbers,
+        )
+
+    def evaluating(self) -> None:
+        """A task has been trained."""
+        self._update(description=f"{self._where} evaluating")
+
+    def task_ended(self, trial: Trial, task: int, seconds: float) -> None:
+        """A task has been evaluated on all tasks so far, and written."""
+        line = (
+            f"{trial.method:<7} seed {trial.seed}  "
+            f"task {task + 1:>2}/{len(trial.accuracy)}  "
+            f"this task {100 * trial.accuracy[task, task]:6.2f} %  "
+            f"average {100 * trial.average_accuracy[task]:6.2f} %  "
+            f"{seconds:6.1f} s"
+        )
+        self._progress.console.print(Text(line), soft_wrap=True)
+
+    def _update(self, **fields: Any) -> None:
+        self._progress.update(self._bar, **fields)
+
+
+def show(results: Results, folder: str) -> None:
+    """Prints the table of a run, its notes and where its files are."""
+    from ..results import tables
+
+    # What the user has named is text: not markup, and no :emoji: either.
+    console = Console(highlight=False)
+    console.print(Text(f"\n{tables.accuracy_title(results)}"))
+    console.print(tables.accuracy_table(results))
+    console.print()
+    for line in tables.notes(results):
+        console.print(Text(line))
+    console.print(Text(f"results and figures: {folder}"), soft_wrap=True)

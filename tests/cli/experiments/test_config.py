@@ -1,0 +1,144 @@
+"""Presets and how options are resolved; the numbers of every protocol."""
+
+import pytest
+from keras_si_cli.errors import OptionError
+from keras_si_cli.experiments import presets
+from keras_si_cli.experiments.config import RunConfig, check_tasks, resolve
+
+P_NET, S_NET = ((2000, 2000), "glorot", 0), ((256, 256), "zeros", 0)
+V_NET, C_NET = ((400, 400), "glorot", 0), ((512,), "zeros", 0)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tasks", "length", "net", "settings"),
+    [
+        (
+            "pmnist quick domain",
+            10,
+            (1, None, 256),
+            P_NET,
+            (3e-3, False, 10.0, 0.1),
+        ),
+        (
+            "pmnist paper domain",
+            10,
+            (20, None, 256),
+            P_NET,
+            (1e-3, False, 0.1, 0.1),
+        ),
+        (
+            "pmnist vandeven domain",
+            10,
+            (None, 5000, 128),
+            ((1000, 1000), "glorot", 2),
+            (1e-4, False, 10.0, 0.1),
+        ),
+        ("smnist quick task", 5, (2, None, 64), S_NET, (1e-3, True, 1.0, 1e-3)),
+        (
+            "smnist paper task",
+            5,
+            (10, None, 64),
+            S_NET,
+            (1e-3, True, 1.0, 1e-3),
+        ),
+        (
+            "smnist vandeven task",
+            5,
+            (None, 2000, 128),
+            V_NET,
+            (1e-3, False, 10.0, 0.1),
+        ),
+        (
+            "smnist vandeven domain",
+            5,
+            (None, 2000, 128),
+            V_NET,
+            (1e-3, False, 50000.0, 0.1),
+        ),
+        (
+            "smnist vandeven class",
+            5,
+            (None, 2000, 128),
+            V_NET,
+            (1e-3, False, 5000.0, 0.1),
+        ),
+        (
+            "scifar quick task",
+            6,
+            (4, None, 256),
+            C_NET,
+            (1e-3, True, 0.01, 1e-3),
+        ),
+        (
+            "scifar paper task",
+            6,
+            (60, None, 256),
+            C_NET,
+            (1e-3, True, 0.01, 1e-3),
+        ),
+    ],
+)
+def test_the_numbers_of_every_protocol(protocol, tasks, length, net, settings):
+    """Of Zenke, Poole & Ganguli 2017 and van de Ven & Tolias 2018."""
+    benchmark, preset, scenario = protocol.split()
+    got = resolve(benchmark, preset, {"scenario": scenario})
+    assert (got.scenario, got.tasks) == (scenario, tasks)
+    assert (got.epochs, got.steps, got.batch_size) == length
+    assert (got.hidden, got.output_weights, got.padding) == net
+    assert settings == (
+        *(got.learning_rate, got.reset_optimizer, got.strength, got.damping),
+    )
+
+
+def test_the_default_preset_is_quick_and_the_scenario_the_papers():
+    papers = [resolve(name, "paper", {}) for name in presets.BENCHMARKS]
+    assert [(each.benchmark, each.scenario) for each in papers] == [
+        *(("pmnist", "domain"), ("smnist", "task"), ("scifar", "task")),
+    ]
+    for benchmark in presets.BENCHMARKS.values():
+        assert next(iter(benchmark.presets)) == "quick"
+        assert all(each.source for each in benchmark.presets.values())
+
+
+def test_tasks_are_pairs_or_tens_of_joined_datasets():
+    papers = [resolve(name, "paper", {}) for name in presets.BENCHMARKS]
+    assert [each.datasets for each in papers] == [
+        *(("mnist",), ("mnist",), ("cifar10", "cifar100")),
+    ]
+    assert [each.classes_per_task for each in papers[1:]] == [2, 10]
+    alone = resolve("scifar", "paper", {"dataset": "cifar10"})
+    assert (alone.tasks, alone.classes_per_task) == (5, 2)
+
+
+def test_an_option_wins_over_the_preset_and_none_is_not_given():
+    mine = resolve("pmnist", "paper", {"tasks": 3, "strength": None})
+    assert (mine.tasks, mine.strength, mine.epochs) == (3, 0.1, 20)
+
+
+def test_epochs_given_take_the_place_of_steps_and_the_other_way_round():
+    mine = resolve("smnist", "vandeven", {"epochs": 3})
+    assert (mine.epochs, mine.steps) == (3, None)
+    mine = resolve("smnist", "paper", {"steps": 3})
+    assert (mine.epochs, mine.steps) == (None, 3)
+
+
+def test_a_strength_is_let_through_if_one_of_the_methods_uses_it():
+    given = {"methods": ("naive", "l2"), "strength": 3.0}
+    assert resolve("smnist", "paper", given).strength == 3.0
+
+
+def test_too_many_tasks_for_the_classes_that_were_found_are_refused():
+    config = resolve("smnist", "paper", {"dataset": "unknown", "tasks": 4})
+    check_tasks(config, 8)
+    with pytest.raises(OptionError, match="--tasks: received 4, .* most 3"):
+        check_tasks(config, 7)
+    check_tasks(resolve("pmnist", "paper", {"tasks": 99}), 10)
+
+
+def test_a_configuration_comes_back_from_json():
+    config = resolve("smnist", "vandeven", {"hidden": (3, 4), "seed": 2})
+    record = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in config.to_dict().items()
+    }
+    assert RunConfig.from_dict(record) == config

@@ -1,0 +1,170 @@
+"""Data comes through TFDS: embedded, from a folder, or not at all."""
+
+import json
+import os
+import types
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from click.testing import CliRunner
+from keras_si_cli import main
+from keras_si_cli.errors import OptionError, RunError
+from keras_si_cli.experiments import data
+from keras_si_cli.experiments import tasks as tasks_module
+from keras_si_cli.results import figures
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network\nat all")
+
+    monkeypatch.setattr(
+        tfds.core.DatasetBuilder, "download_and_prepare", refuse
+    )
+
+
+def test_the_embedded_mnist_is_whole():
+    mnist = data.load("mnist")
+    assert mnist.num_classes == 10
+    assert mnist.train.images.shape == (60000, 28, 28, 1)
+    assert mnist.test.images.shape == (10000, 28, 28, 1)
+    assert mnist.train.images.dtype == np.uint8
+    assert mnist.train.labels.dtype == np.int32
+    assert np.bincount(mnist.train.labels).tolist() == [
+        *(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
+    ]
+    assert mnist.train.images.max() == 255
+    assert mnist.train.images.mean() == pytest.approx(33.3184, abs=1e-4)
+    assert mnist.test.images.mean() == pytest.approx(33.7912, abs=1e-4)
+
+
+def test_a_run_takes_its_images_from_the_data_dir(tmp_path, monkeypatch):
+    """Those of a dataset that is nowhere else, and TFDS knows no code of."""
+    folder, output = tmp_path / "images", tmp_path / "out"
+    tfds.testing.DummyMnist(data_dir=folder).download_and_prepare()
+    monkeypatch.setattr(figures, "write_figures", lambda *args: None)
+    result = CliRunner().invoke(
+        main.main,
+        [
+            *("run", "pmnist", "--dataset", "dummy_mnist"),
+            *("--data-dir", os.fspath(folder), "--output", os.fspath(output)),
+            *("--tasks", "1", "--hidden", "4", "--method", "naive"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    written = json.loads((output / "results.json").read_text())
+    dummy = data.load("dummy_mnist", folder)
+    assert written["versions"]["data"] == dummy.checksum
+    assert len(dummy.train) == len(dummy.test) == 20
+    assert dummy.train.images.shape == (20, 28, 28, 1)
+
+
+def test_a_data_dir_comes_before_the_embedded_copy(tmp_path, no_network):
+    with pytest.raises(RunError, match=str(tmp_path)):
+        data.load("mnist", tmp_path)
+
+
+def test_what_cannot_be_downloaded_is_said_in_one_line(tmp_path, no_network):
+    with pytest.raises(RunError) as caught:
+        data.load("fashion_mnist", tmp_path)
+    assert str(caught.value) == (
+        f"'fashion_mnist' is not prepared in {tmp_path}/fashion_mnist/3.0.1, "
+        "and cannot be downloaded (no network); on a machine with network run "
+        "`tfds build fashion_mnist` and give its data folder here with "
+        "--data-dir"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mnits", "none is prepared in {}: check the name"),
+        ("/", "'/'"),
+        ("imdb_reviews", "not an image classification dataset"),
+        ("coco", "not an image classification dataset"),
+        ("imagenet2012", r"of no fixed size \(shape \(None, None, 3\)\)"),
+        ("emnist/nope", "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_any_download(
+    name, expected, tmp_path, no_network
+):
+    expected = expected.format(tmp_path)
+    with pytest.raises(OptionError, match=f"--dataset: .*{expected}") as caught:
+        data.load(name, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def images(count, classes, shape=(2, 2, 1)):
+    """Image i is filled with i; its label is i modulo the classes."""
+    numbers = np.arange(count, dtype="uint8")
+    filled = np.broadcast_to(numbers[:, None, None, None], (count, *shape))
+    return data.Split(filled, np.arange(count, dtype="int32") % classes)
+
+
+def test_held_out_is_the_last_sixth_of_the_training_data(monkeypatch):
+    monkeypatch.setattr(
+        data,
+        "load",
+        lambda name, data_dir: data.Data(name, 3, images(20, 3), images(9, 3)),
+    )
+    found = data.load_all(["some"], held_out=True)
+    assert found.train.images[:, 0, 0, 0].tolist() == [*range(17)]
+    assert found.test.images[:, 0, 0, 0].tolist() == [17, 18, 19]
+    assert found.test.labels.tolist() == [2, 0, 1]
+
+
+def test_cifar_100_follows_cifar_10(monkeypatch):
+    """Their classes one after the other, with made-up images."""
+    classes = {"cifar10": 10, "cifar100": 100}
+
+    def load(name, data_dir):
+        split = images(200, classes[name], (32, 32, 3))
+        return data.Data(name, classes[name], split, split)
+
+    monkeypatch.setattr(data, "load", load)
+    both = data.load_all(["cifar10", "cifar100"])
+    assert (both.name, both.num_classes) == ("cifar10+cifar100", 110)
+    expected = [i % 10 for i in range(200)] + [10 + i % 100 for i in range(200)]
+    for part in (both.train, both.test):
+        assert part.images.shape == (400, 32, 32, 3)
+        assert part.labels.tolist() == expected
+    # The paper's tasks: CIFAR-10, then tens of CIFAR-100 in their order.
+    config = types.SimpleNamespace(
+        benchmark="scifar",
+        scenario="task",
+        tasks=6,
+        classes_per_task=10,
+        batch_size=4,
+        dataset=both.name,
+    )
+    tasks = tasks_module.tasks(both, config, seed=0)
+    assert [each.outputs[0] for each in tasks] == [0, 10, 20, 30, 40, 50]
+    assert [len(each.train_examples) for each in tasks] == [200] + [20] * 5
+
+
+def test_datasets_of_different_shapes_are_not_joined(monkeypatch):
+    shapes = {"small": (2, 2, 1), "large": (3, 3, 1)}
+
+    def load(name, data_dir):
+        split = images(4, 2, shapes[name])
+        return data.Data(name, 2, split, split)
+
+    monkeypatch.setattr(data, "load", load)
+    with pytest.raises(OptionError, match=r"\(2, 2, 1\).*\(3, 3, 1\)"):
+        data.load_all(["small", "large"])
+
+
+def test_the_checksum_depends_on_every_image_and_label():
+    def checksum(change=None):
+        train, test = images(4, 2), images(4, 2)
+        train = data.Split(train.images.copy(), train.labels)
+        if change is not None:
+            part = {"image": train.images, "label": test.labels}[change]
+            part[-1] += 1
+        return data.Data("some", 2, train, test).checksum
+
+    assert checksum() == checksum()
+    assert len({checksum(), checksum("image"), checksum("label")}) == 3

@@ -1,0 +1,188 @@
+"""The nets: their shapes, where they start, and what they are told."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras_si_cli.errors import OptionError
+from keras_si_cli.experiments import config, nets
+
+from keras_si import SICallback
+
+# The first weight of each kernel, with seed 5.
+INITIAL = [0.4464886189, 0.9454464912, -0.2388230860]
+
+
+def make_config(benchmark="pmnist", preset="quick", **given):
+    return config.resolve(benchmark, preset, {"jit": False, **given})
+
+
+def test_the_initial_weights_do_not_change_from_version_to_version():
+    # Recorded results hold for these weights, and for no others.
+    keras.utils.set_random_seed(5)
+    net = nets.build(make_config(hidden=(3, 2)), (2, 2, 1), 10)
+    kernels = [w for w in net.get_weights() if w.ndim == 2]
+    assert [k.shape for k in kernels] == [(4, 3), (3, 2), (2, 10)]
+    np.testing.assert_allclose(
+        [kernel[0, 0] for kernel in kernels], INITIAL, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_bytes_become_float32_features_from_0_to_1(precision):
+    keras.config.set_dtype_policy(precision)
+    pixels = np.arange(256, dtype="uint8").reshape(1, 256)
+    features = nets.ToFeatures()(pixels)
+    assert keras.backend.standardize_dtype(features.dtype) == "float32"
+    features = keras.ops.convert_to_numpy(features)
+    # The product with the float32 number next to 1 / 255, exactly.
+    exact = [float(np.float32(1 / 255)) * byte for byte in range(256)]
+    np.testing.assert_array_equal(features[0], np.float32(exact))
+    assert (features[0, 0], features[0, 255]) == (0, 1)
+
+
+def test_only_bytes_are_fed_to_a_net():
+    net = nets.build(make_config(hidden=(3,)), (2, 2, 1), 10)
+    assert keras.backend.standardize_dtype(net.inputs[0].dtype) == "uint8"
+    assert isinstance(net.layers[0], nets.ToFeatures)
+
+
+def test_the_dense_net_of_the_paper():
+    net = nets.build(make_config("smnist", "paper"), (28, 28, 1), 10)
+    shapes = [w.shape for w in net.trainable_variables]
+    assert shapes == [
+        *((784, 256), (256,), (256, 256), (256,), (256, 10), (10,)),
+    ]
+    # Output weights at zero: it begins with equal probabilities.
+    x = np.ones((1, 784), "uint8")
+    np.testing.assert_array_equal(net.predict(x, verbose=0), np.zeros((1, 10)))
+
+
+def test_the_convolutional_net_of_the_paper():
+    net = nets.build(make_config("scifar", "paper"), (32, 32, 3), 60)
+    shapes = [tuple(w.shape) for w in net.trainable_variables]
+    assert shapes[::2] == [
+        (3, 3, 3, 32),
+        (3, 3, 32, 32),
+        (3, 3, 32, 64),
+        (3, 3, 64, 64),
+        # 32 -> 32 -> 30 -> 15 -> 15 -> 13 -> 6: the second of each pair of
+        # convolutions does not pad.
+        (6 * 6 * 64, 512),
+        (512, 60),
+    ]
+    rates = [
+        layer.rate
+        for layer in net.layers
+        if isinstance(layer, keras.layers.Dropout)
+    ]
+    assert rates == [0.25, 0.25, 0.5]
+    x = np.ones((1, 3072), "uint8")
+    np.testing.assert_array_equal(net.predict(x, verbose=0), np.zeros((1, 60)))
+
+
+def test_images_too_small_for_the_convolutions_are_refused():
+    config = make_config("scifar", "paper", padding=1)
+    with pytest.raises(OptionError) as caught:
+        nets.check_images(config, (9, 11, 3))
+    assert str(caught.value) == (
+        "--dataset: its images are 9x11 pixels, expected 10x10 or more for "
+        "the convolutional net; put black pixels around them with --padding 2"
+    )
+    nets.check_images(config, (10, 10, 3))
+    nets.check_images(make_config("smnist", "paper"), (3, 3, 1))
+
+
+@pytest.mark.parametrize(
+    "benchmark, scenario, masked",
+    [
+        ("pmnist", "domain", False),
+        ("smnist", "domain", False),
+        ("smnist", "task", True),
+        ("smnist", "class", True),
+    ],
+)
+def test_only_nets_that_need_it_have_a_mask(benchmark, scenario, masked):
+    made = make_config(benchmark, scenario=scenario, hidden=(3,))
+    net = nets.build(made, (2, 2, 1), 4)
+    nets.set_active_outputs(net, (2, 3))
+    net.set_weights(
+        [np.zeros(w.shape) for w in net.get_weights()[:4]]
+        + [w for w in net.get_weights()[4:]]
+    )
+    logits = net.predict(np.ones((1, 4), "uint8"), verbose=0)
+    expected = [0.5, 0.5] if masked else [0.25] * 4
+    probabilities = keras.ops.softmax(logits).numpy()[0]
+    np.testing.assert_allclose(probabilities[-len(expected) :], expected)
+    assert (probabilities[:2] == (0 if masked else 0.25)).all()
+
+
+def test_mixed_tasks_are_compared_within_each_task_alone():
+    """By hand: -log softmax over the label's own pair of outputs."""
+    loss = nets._within_tasks(
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        [(0, 1), (2, 3)],
+    )
+    third = np.log(3.0)
+    logits = np.array([[0.0, third, 50.0, 9.0], [50.0, 9.0, third, 0.0]])
+    labels = np.array([[1], [3]])
+    # (0, log 3) gives (1/4, 3/4): the losses are log 4/3 and log 4.
+    expected = (np.log(4 / 3) + np.log(4)) / 2
+    assert float(loss(labels, logits.astype("float32"))) == pytest.approx(
+        expected, rel=1e-6
+    )
+
+
+def test_the_accuracy_of_mixed_tasks_is_that_within_each_task():
+    """It is what the display shows while `joint` trains."""
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Identity()])
+    options = types.SimpleNamespace(learning_rate=0.01, jit=False)
+    nets.compile_classifier(net, options, [(0, 1), (2, 3)])
+    # The largest logit is another task's, but for the last example.
+    logits = [[0, 3, 9, 8], [3, 0, 8, 9], [9, 8, 0, 3], [0, 1, 9, 8]]
+    labels = np.array([1, 1, 3, 2])
+    logs = net.evaluate(
+        np.array(logits, "float32"), labels, verbose=0, return_dict=True
+    )
+    assert logs["accuracy"] == 0.75
+
+
+def small_model(callbacks):
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    options = types.SimpleNamespace(learning_rate=0.01, jit=False)
+    nets.compile_classifier(net, options)
+    fit(net, callbacks)
+    return net
+
+
+def fit(net, callbacks):
+    x, y = np.array([[1.0, 2.0], [3.0, -1.0]], "float32"), np.array([0, 2])
+    net.fit(x, y, epochs=3, verbose=0, callbacks=callbacks)
+
+
+@pytest.mark.parametrize("with_si", [False, True])
+def test_a_reset_optimizer_steps_like_a_new_one(with_si):
+    si = SICallback(strength=0.0)
+    callbacks = [si] if with_si else []
+    net = small_model(callbacks)
+    if with_si:
+        importance = si.get_importance()
+        assert max(array.max() for array in importance.values()) > 0
+    train_function = net.train_function
+    before = net.get_weights()
+    nets.reset_optimizer(net)
+    fit(net, callbacks)
+    assert net.train_function is train_function  # Nothing is traced anew.
+    fresh = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    nets.compile_classifier(
+        fresh, types.SimpleNamespace(learning_rate=0.01, jit=False)
+    )
+    fresh.set_weights(before)
+    fit(fresh, [])
+    for one, other in zip(net.get_weights(), fresh.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    if with_si:
+        for path, array in si.get_importance().items():
+            assert (array >= importance[path]).any(), path
+    assert float(net.optimizer.learning_rate) == pytest.approx(0.01)

@@ -1,0 +1,42 @@
+"""Results with numbers that can be checked by hand."""
+
+import numpy as np
+from keras_si_cli.results.results import Results, Trial
+
+NAN = np.nan
+CONFIG = dict(
+    **dict(benchmark="smnist", preset="paper", scenario="task", tasks=2),
+    **dict(methods=["si"], epochs=10, strength=1.0, damping=0.001, seed=0),
+    **dict(seeds=1, dataset="mnist", data_dir=None, held_out=False),
+)
+
+
+def make_trial(method="si", seed=0, shift=0.0, **more):
+    """Average accuracy 90 and 85; BWT -10, FWT 10, forgetting 10 points."""
+    return Trial(
+        method,
+        seed,
+        np.array([[0.9, 0.4], [0.8, 0.9]]) - shift,
+        12.0,
+        3.0,
+        untrained=np.array([NAN, 0.3]),
+        **more,
+    )
+
+
+def make_results(*trials, benchmark="smnist", versions=None, **config):
+    given = {
+        "methods": list(dict.fromkeys(trial.method for trial in trials)),
+        "seed": min((trial.seed for trial in trials), default=0),
+        "seeds": len({trial.seed for trial in trials}),
+        "tasks": len(trials[0].accuracy) if trials else 2,
+    }
+    return Results(
+        benchmark,
+        {"keras_si": "1"} if versions is None else versions,
+        "CPU",
+        {**CONFIG, "benchmark": benchmark, **given, **config},
+        [*trials],
+        command="keras-si run smnist",
+        started="2025-01-31T23:59:59+00:00",
+    )

@@ -1,0 +1,187 @@
+"""Runs side by side: which are one, and in what the others differ."""
+
+import os
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from keras_si_cli import main
+from keras_si_cli.results import compare, tables
+from keras_si_cli.results.results import Trial
+from keras_si_cli.training import start
+from result_helpers import make_results, make_trial
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(start, "import_quietly", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+
+def save(folder, results):
+    os.makedirs(folder)
+    results.save(folder)
+
+
+def report(*args):
+    result = CliRunner().invoke(main.main, ["report", *args])
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_runs_that_differ_in_the_seed_alone_become_one_row_with_a_band():
+    """Finals of 85, 83 and 81; BWT is -10 with each; FWT of 10, 8 and 6."""
+    for seed in range(3):
+        results = make_results(
+            make_trial(seed=seed, shift=seed / 50),
+            # What depends on where a run is made.
+            versions={"keras_si": "1", "keras": f"3.{seed}"},
+            data_dir=f"/home/{seed}",
+        )
+        results.device, results.command = f"GPU {seed}", f"command {seed}"
+        save(f"cluster/job-{seed}", results)
+    lines = report("cluster/job-0", "cluster/job-1", "cluster/job-2")
+    rows = [" ".join(line.split()) for line in lines]
+    place = rows.index("job-0 and 2 more")
+    # The error of 85, 83, 81 is 2 / sqrt 3.
+    assert rows[place + 1] == (
+        "si 83.00 ± 1.15 -10.00 ± 0.00 8.00 ± 1.15 10.00 ± 0.00 3"
+    )
+    assert rows.count("job-1") == 0
+    text = " ".join(rows)
+    assert (
+        "job-0 and 2 more are one run, as only the seed differs: job-0, "
+        "job-1, job-2" in text
+    )
+    assert "versions of keras: 3.0 in job-0; 3.1 in job-1; 3.2 in job-2" in text
+    assert "once" not in text and "protocols" not in text
+
+
+def test_seed_of_two_runs_counts_once_and_is_named():
+    one = make_results(make_trial(), make_trial(seed=1, shift=0.1))
+    other = make_results(
+        make_trial(seed=1, shift=0.5), make_trial(seed=2, shift=0.2)
+    )
+    ((label, merged),) = compare.merge([("a", one), ("b", other)])
+    assert label == "a and 1 more"
+    finals = [trial.final_average_accuracy for trial in merged.trials]
+    assert [trial.seed for trial in merged.trials] == [0, 1, 2]
+    assert finals == pytest.approx([0.85, 0.75, 0.65])
+    notes = tables.comparison_notes([(label, merged)])
+    assert "  counted once, from a, and not from b: si seed 1" in notes
+    # The runs themselves are as they were.
+    assert len(one.trials) == len(other.trials) == 2
+
+
+def test_finished_trial_counts_where_another_is_not_finished():
+    begun = Trial.empty("si", 0, 2)
+    failed = make_trial(seed=1)
+    failed.accuracy[1] = np.nan
+    failed.failed = "the loss turned NaN"
+    labelled = [
+        ("a", make_results(begun, failed)),
+        ("b", make_results(make_trial(), make_trial(seed=1))),
+    ]
+    ((label, merged),) = compare.merge(labelled)
+    assert all(trial.is_complete for trial in merged.trials)
+    notes = tables.comparison_notes([(label, merged)])
+    assert "  counted once, from b, and not from a: si seed 0, si seed 1" in (
+        notes
+    )
+    assert not any("given up" in note or "finished" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"strength": 2.0}, {"methods": ["si", "l2"]}, {"new_option": 1}],
+)
+def test_runs_that_differ_in_more_than_the_seed_stay_apart(changes):
+    labelled = [
+        ("a", make_results(make_trial())),
+        ("b", make_results(make_trial(seed=1), **changes)),
+    ]
+    assert compare.merge(labelled) == labelled
+
+
+def test_runs_with_other_data_stay_apart():
+    one, other = make_results(make_trial()), make_results(make_trial(seed=1))
+    one.versions["data"], other.versions["data"] = "sha256:1", "sha256:2"
+    labelled = [("a", one), ("b", other)]
+    assert compare.merge(labelled) == labelled
+    other.benchmark, other.versions = "pmnist", one.versions
+    assert len(compare.merge(labelled)) == 2
+
+
+def test_folder_that_is_named_twice_is_shown_once():
+    save("run", make_results(make_trial()))
+    os.symlink("run", "link")
+    assert report("run", "run/", "link") == report("run")
+
+
+def test_labels_are_printable_and_without_the_folders_that_they_share():
+    paths = ["some/where/a", "some/where/b/c\x1b[31m\udcff"]
+    save(paths[0], make_results(make_trial()))
+    save(paths[1], make_results(make_trial(), epochs=1))
+    assert [label for label, _ in compare.load(paths[:1])] == paths[:1]
+    assert [label for label, _ in compare.load(paths)] == ["a", "b/c?[31m?"]
+
+
+def test_other_data_are_named_where_nothing_else_says_so():
+    first, other, unknown = (make_results(make_trial()) for _ in range(3))
+    first.versions["data"] = "sha256:" + 32 * "1f"
+    other.versions["data"] = "sha256:" + 32 * "2f"
+    labelled = [("a", first), ("b", other), ("c", unknown)]
+    assert compare.differences(labelled) == [
+        ("data", {"sha256:1f1f1f1f1f1f": ["a"], "sha256:2f2f2f2f2f2f": ["b"]})
+    ]
+    other.config["dataset"] = "fashion_mnist"
+    named = compare.differences([("a", first), ("b", other)])
+    assert [name for name, _ in named] == ["dataset"]
+
+
+def test_settings_are_compared_between_methods_that_use_them():
+    naive = make_results(make_trial("naive"), strength=1.0, damping=1.0)
+    l2 = make_results(make_trial("l2"), strength=2.0, damping=2.0)
+    si = make_results(make_trial(), strength=2.0, damping=3.0)
+    new = make_results(make_trial("new"), strength=2.0, damping=4.0)
+    labelled = [("naive", naive), ("l2", l2), ("si", si)]
+    assert compare.different_settings(labelled) == []
+    assert compare.different_settings([*labelled, ("new", new)]) == [
+        ("damping", {"3.0": ["si"], "4.0": ["new"]})
+    ]
+
+
+def test_report_says_in_table_and_figure_what_differs(tmp_path):
+    save("a", make_results(make_trial(), hidden=[9, 9], steps=None))
+    short = {"epochs": None, "steps": 20, "held_out": True}
+    save("b", make_results(make_trial(), hidden=[9, 9], **short))
+    save("c", make_results(make_trial(), hidden=[9], damping=0.1, steps=None))
+    save("e", make_results(make_trial("naive"), hidden=[9, 9], seed=7))
+    assert not [line for line in report("a", "e") if "differ" in line]
+    lines = report("a", "b", "c", "--output", "all.svg")
+    start = lines.index(
+        "The protocols differ: the numbers compare more than methods."
+    )
+    assert lines[start + 1 : start + 7] == [
+        "  epochs: 10 in a, c; - in b",
+        "  held out: False in a, c; True in b",
+        "  hidden: 9,9 in a, b; 9 in c",
+        "  steps: - in a, c; 20 in b",
+        "The settings of the methods differ.",
+        "  damping: 0.001 in a, b; 0.1 in c",
+    ]
+    figure = (tmp_path / "all.svg").read_text()
+    assert (
+        "<!-- protocols differ: epochs, held out, hidden, steps -->" in figure
+    )
+
+
+def test_titles_say_what_is_not_the_default():
+    for benchmark, dataset, expected in (
+        ("smnist", "mnist", "split MNIST, task scenario"),
+        ("pmnist", "mnist", "permuted MNIST"),
+        ("scifar", "cifar10", "split CIFAR (cifar10), task scenario"),
+        ("other", "mnist", "other"),
+    ):
+        made = make_results(benchmark=benchmark, dataset=dataset)
+        assert compare.title(made) == expected

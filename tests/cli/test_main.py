@@ -1,0 +1,287 @@
+"""Options, help and errors: all settled before anything heavy starts."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from keras_si_cli import main, methods, training
+from keras_si_cli.experiments import presets
+
+COMMANDS = ["", *main.main.commands]
+
+
+def call(*args, **environment):
+    return CliRunner().invoke(
+        main.main, args, prog_name="keras-si", env=environment
+    )
+
+
+def help_of(command):
+    result = call(*command.split(), "--help", COLUMNS="80")
+    assert result.exit_code == 0
+    return result.output
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("pmnist --tasks 0", "'--tasks': 0 is not in the range x>=1."),
+        ("pmnist --seeds 0", "'--seeds': 0 is not in the range x>=1."),
+        ("pmnist --hidden 0", "'--hidden': 0 is not in the range x>=1."),
+        ("pmnist --hidden 10;10", "'--hidden': '10;10' is not a valid int"),
+        ("pmnist --hidden 10,", "'--hidden': '' is not a valid integer"),
+        ("pmnist --padding 101", "101 is not in the range 0<=x<=100."),
+        ("pmnist --learning-rate 0", "0.0 is not in the range x>0."),
+        ("pmnist --learning-rate nan", "'--learning-rate': nan is not finite"),
+        ("pmnist --strength -1", "-1.0 is not in the range x>=0."),
+        ("pmnist --strength nan", "'--strength': nan is not finite."),
+        ("pmnist --damping 0", "'--damping': 0.0 is not in the range x>0."),
+        ("pmnist --seed 4294967296", "is not in the range 0<=x<=4294967295."),
+        (
+            "pmnist --seed 4294967295 --seeds 2",
+            "--seed: received 4294967295 with 2 seeds, expected seeds up to",
+        ),
+        ("pmnist --method ewc", "'ewc' is not one of 'si', 'naive', 'joint'"),
+        (
+            "pmnist --method si --method si",
+            "--method: received si, si; name each method once",
+        ),
+        ("pmnist --preset slow", "'slow' is not one of 'quick', 'paper'"),
+        ("pmnist --data-dir nowhere", "Directory 'nowhere' does not exist."),
+        ("pmnist --taks 3", "No such option '--taks'"),
+        ("imagenet", "'imagenet' is not one of 'pmnist', 'smnist', 'scifar'"),
+        ("", "Missing argument '{pmnist|smnist|scifar}'. Choose from: pm"),
+        ("pmnist --dataset MNIST", "--dataset: received 'MNIST', expected a"),
+        ("pmnist --dataset fashion-mnist", "--dataset: received 'fashion-m"),
+        ("pmnist --dataset mnist:3", "--dataset: received 'mnist:3'"),
+        ("pmnist --dataset \uff4dnist", "--dataset: received '\uff4dnist'"),
+        (
+            "pmnist --scenario task",
+            "--scenario: received 'task', expected domain for pmnist",
+        ),
+        ("smnist --tasks 6", "--tasks: received 6, expected at most 5: the 10"),
+        (
+            "scifar --dataset cifar10 --tasks 6",
+            "--tasks: received 6, expected at most 5",
+        ),
+        ("scifar --dataset a+b", "--dataset: received 'a+b'"),
+        ("smnist --epochs 1 --steps 9", "--steps: received together with --ep"),
+        (
+            "smnist --scenario class --method scratch",
+            "--method: scratch cannot be run in the class scenario, only in ta",
+        ),
+        (
+            "smnist --method naive --method joint --strength 1",
+            "--strength: means nothing to naive and joint, only to si and l2",
+        ),
+        ("smnist --method l2 --damping 1", "--damping: means nothing to l2"),
+        (
+            "scifar --preset vandeven",
+            "--preset: received 'vandeven', expected quick or paper for scifar",
+        ),
+        ("pmnist --output taken", "Directory 'taken' is a file."),
+        ("pmnist --output full", "--output: full is not empty"),
+    ],
+)
+def test_a_wrong_option_is_named_in_one_line(cli, args, expected):
+    pathlib.Path("taken").write_text("mine")
+    os.mkdir("full")
+    pathlib.Path("full/notes.txt").touch()
+    result = cli("run", *args.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert expected in result.stderr
+    assert sorted(os.listdir()) == ["full", "taken"]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("resume nowhere", "'DIR': Directory 'nowhere' does not exist."),
+        ("resume .", "DIR: . has no run; name a folder that `keras-si run`"),
+        ("report", "Missing argument 'DIR...'."),
+        ("report nowhere", "Path 'nowhere' does not exist."),
+        ("report . --output a.pdf", "expected a name in .png or .svg"),
+        ("report . --html a.txt", "--html: received a.txt, expected a name"),
+        ("report . --html no/a.html", "--html: there is no folder no; make"),
+        ("tune pmnist --strength 1,,2", "'' is not a valid float range"),
+        ("tune pmnist --strength 1,inf", "'--strength': inf is not finite"),
+        ("tune pmnist --damping 0.1,0", "'--damping': 0.0 is not in the range"),
+        ("tune pmnist --jobs 0", "'--jobs': 0 is not in the range x>=1."),
+        ("tune pmnist --method naive --strength 1", "means nothing to naive"),
+        ("walk", "No such command 'walk'."),
+    ],
+)
+def test_other_commands_refuse_in_one_line_too(cli, args, expected):
+    result = cli(*args.split())
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert expected in result.stderr
+    assert os.listdir() == []
+
+
+def test_a_backend_that_the_command_line_does_not_run_on_is_refused(
+    cli, monkeypatch
+):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    for command in ("run", "tune"):
+        result = cli(command, "pmnist")
+        assert result.exit_code == 2
+        assert (
+            "KERAS_BACKEND: received 'torch', expected tensorflow or jax"
+            in (result.stderr)
+        )
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["caltech_birds2011", "emnist/letters", "mnist:3.*.*", "a/b-c:1.0.0"],
+)
+def test_a_dataset_that_tfds_could_have_is_let_through(cli, name):
+    result = cli("run", "pmnist", "--dataset", name)
+    assert str(result.exception) == "TensorFlow was started"
+    assert os.listdir() == []
+
+
+def test_options_reach_the_run_as_they_are_given(cli, monkeypatch):
+    heard = []
+    monkeypatch.setattr(
+        training, "train", lambda *args, **_: heard.append(args)
+    )
+    given = (
+        "--preset vandeven --scenario domain --method l2 --method joint "
+        "--tasks 4 --steps 7 --batch-size 9 --hidden 20,30 --learning-rate 0.5 "
+        "--reset-optimizer --output-weights zeros --padding 1 --seed 5 "
+        "--seeds 2 --dataset kmnist --data-dir . --precision mixed_float16 "
+        "--no-jit --deterministic --strength 0.25 --output out --overwrite"
+    )
+    assert cli("run", "smnist", *given.split()).exit_code == 0
+    ((options, *folder),) = heard
+    assert folder == ["out", True]
+    assert options.to_dict() == {
+        **{"benchmark": "smnist", "preset": "vandeven", "scenario": "domain"},
+        **{"methods": ("l2", "joint"), "tasks": 4, "epochs": None, "steps": 7},
+        **{"batch_size": 9, "hidden": (20, 30), "learning_rate": 0.5},
+        **{"reset_optimizer": True, "output_weights": "zeros", "padding": 1},
+        **{"seed": 5, "seeds": 2, "dataset": "kmnist", "data_dir": "."},
+        **{"precision": "mixed_float16", "jit": False, "deterministic": True},
+        **{"strength": 0.25, "damping": 0.1, "held_out": False},
+    }
+    assert cli("run", "pmnist").exit_code == 0
+    options, folder, overwrite = heard[1]
+    assert folder.startswith("runs/pmnist-2") and not overwrite
+    assert (options.methods, options.jit) == (("si", "naive"), "auto")
+    assert (options.seed, options.seeds) == (0, 1)
+
+
+# What is shown.
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_and_has_examples(command):
+    text = help_of(command)
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"^ *Examples?:$", text, re.MULTILINE)
+    usage, *_ = text.splitlines()
+    assert usage.startswith(f"Usage: keras-si {command}".rstrip())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_are_commands_whose_options_are_all_right(
+    command, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/pmnist-*", "runs/pmnist-20250131-120000", "with-si"):
+        os.makedirs(name)
+    os.mkdir("with-l2")
+    # In place of what the commands do: nothing.
+    for each in main.main.commands.values():
+        monkeypatch.setattr(each, "callback", lambda **_: print("called"))
+    examples = re.findall("^ +keras-si (.+)$", help_of(command), re.MULTILINE)
+    assert examples
+    for example in examples:
+        result = call(*shlex.split(example))
+        assert result.exit_code == 0, result.stderr
+        assert example.endswith("--help") or result.stdout == "called\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ru", ["run"]),
+        ("run pm", ["pmnist"]),
+        ("run pmnist --preset ", ["quick", "paper", "vandeven"]),
+        ("run smnist --scenario d", ["domain"]),
+        ("tune scifar --meth", ["--method"]),
+        ("tune smnist --strength 1,2 --method na", ["naive"]),
+    ],
+)
+def test_the_shell_completes(words, expected):
+    count = len(shlex.split(words)) - (not words.endswith(" "))
+    result = call(
+        _KERAS_SI_COMPLETE="bash_complete",
+        COMP_WORDS=f"keras-si {words}",
+        COMP_CWORD=str(count + 1),
+    )
+    assert result.exit_code == 0
+    found = [line.split(",")[-1] for line in result.output.splitlines()]
+    assert found == expected
+
+
+def test_list_names_everything_with_its_source(cli):
+    result = cli("list")
+    assert result.exit_code == 0
+    words = result.stdout.split()
+    for name, benchmark in presets.BENCHMARKS.items():
+        assert {name, *benchmark.presets, *benchmark.scenarios} <= {*words}
+    assert {*methods.METHODS} <= {*words}
+    # 3 benchmarks with 3, 3 and 2 presets, and 5 methods.
+    assert result.stdout.count("source:") == 3 + 8 + 5
+    text = " ".join(words)
+    assert "--strength 50000 (domain) --strength 5000 (class)" in text
+    assert "--hidden 2000,2000 --learning-rate 0.003 --keep-optimizer" in text
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["run", "--help"], ["run", "pmnist", "--tasks", "0"]]
+)
+def test_light_commands_import_nothing_heavy(args):
+    script = (
+        "import sys\n"
+        "from keras_si_cli.main import main\n"
+        f"sys.argv = ['keras-si', *{args}]\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    heavy = {'keras', 'tensorflow', 'tensorflow_datasets', 'numpy',\n"
+        "             'matplotlib', 'keras_si', 'rich'} & set(sys.modules)\n"
+        "    print('heavy:', sorted(heavy))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_the_module_can_be_run():
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_si_cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "keras-si" in done.stdout
+    assert done.stderr == ""

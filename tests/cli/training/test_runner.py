@@ -1,0 +1,487 @@
+"""A whole run, on a few hundred images, and the loop behind it."""
+
+import json
+import math
+import os
+import pathlib
+import types
+
+import keras
+import numpy as np
+import pytest
+from cli_helpers import few_images, make_config, make_short, within_epoch
+from click.testing import CliRunner
+from helpers import only_on
+from keras_si_cli import files, main, methods
+from keras_si_cli.errors import OptionError
+from keras_si_cli.experiments import data, nets
+from keras_si_cli.experiments.config import resolve
+from keras_si_cli.training import method_run, progress, runner, start
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
+
+
+def invoke(*args):
+    return CliRunner().invoke(
+        main.main,
+        [
+            *("run", "pmnist", "--hidden", "16", "--tasks", "2"),
+            *("--batch-size", "32", "--no-jit", *args),
+        ],
+    )
+
+
+def test_a_run_from_the_command_line():
+    result = invoke("--output", "out", "--seed", "3")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    assert {*os.listdir("out")} - {".lock"} == {
+        "accuracy_per_task.png",
+        "accuracy_per_task.svg",
+        "average_accuracy.png",
+        "average_accuracy.svg",
+        "config.json",
+        "results.json",
+    }
+    written = json.loads(pathlib.Path("out/results.json").read_text())
+    assert [t["method"] for t in written["trials"]] == ["si", "naive"]
+    assert [t["seed"] for t in written["trials"]] == [3, 3]
+    assert list(written["summary"]) == ["si", "naive"]
+    expected = {"backend", "data", "keras", "keras_si", "python", "tensorflow"}
+    assert expected <= written["versions"].keys()
+    options = json.loads(pathlib.Path("out/config.json").read_text())
+    assert options.pop("command") == written["command"]
+    assert options == written["config"]
+    assert options["hidden"] == [16]
+    assert (options["jit"], options["strength"]) == (False, 10.0)
+    for trial in written["trials"]:
+        (first, unseen), (after, second) = trial["accuracy"]
+        unknown, untrained = trial["untrained_accuracy"]
+        assert unknown is None
+        assert trial["forward_transfer"] == pytest.approx(unseen - untrained)
+        # Accuracies are counts of the 100 test images.
+        for value in (first, after, second, unseen, untrained):
+            assert value * 100 == pytest.approx(round(value * 100))
+        assert trial["average_accuracy"] == pytest.approx(
+            [first, (after + second) / 2]
+        )
+    # One line for each task, then the table, then where the files are.
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["si"] * 2 + ["naive"] * 2
+    assert lines[-1] == "results and figures: out"
+    assert max(map(len, lines)) <= 80
+
+
+def test_one_fit_is_one_task_to_si_and_it_takes_effect():
+    """From equal weights: the first task is the same, the second is not."""
+    results = runner.run(
+        make_config(methods=("si", "naive"), strength=1000.0, epochs=2)
+    )
+    si, naive = (trial.accuracy for trial in results.trials)
+    # Apart from rounding: SI takes its steps in another compiled function.
+    assert si[0, 0] == pytest.approx(naive[0, 0], abs=0.03)
+    assert not np.array_equal(si[1], naive[1])
+
+
+def test_the_weights_at_the_start_are_the_same_for_every_method(monkeypatch):
+    starts = []
+
+    class Peek(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            starts.append([w.copy() for w in self.model.get_weights()])
+
+    class Peeking(methods.Method):
+        def callbacks(self):
+            return [Peek()]
+
+    monkeypatch.setitem(methods.METHODS, "one", Peeking)
+    monkeypatch.setitem(methods.METHODS, "two", Peeking)
+    runner.run(make_config(methods=("one", "two"), tasks=1))
+    one, two = starts
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_method_is_made_once_for_a_trial_and_serves_every_fit(monkeypatch):
+    made, asked = [], []
+
+    class Counting(methods.Method):
+        def __init__(self, strength, damping):
+            super().__init__(strength, damping)
+            made.append((strength, damping))
+
+        def callbacks(self):
+            asked.append(len(made))
+            return []
+
+    monkeypatch.setitem(methods.METHODS, "counting", Counting)
+    runner.run(make_config(methods=("counting",), tasks=3, seeds=2))
+    assert made == [(10.0, 0.1)] * 2
+    assert asked == [1, 1, 1, 2, 2, 2]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(monkeypatch):
+    make_short(monkeypatch)
+    one, two, other = (
+        runner.run(make_config(seed=seed)).trials[0].accuracy
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_a_padded_run_has_the_net_and_the_permutations_of_larger_images(
+    monkeypatch,
+):
+    make_short(monkeypatch)
+    seen = []
+    build = nets.build
+
+    def watched(config, image_shape, *args):
+        seen.append(image_shape)
+        return build(config, image_shape, *args)
+
+    monkeypatch.setattr(nets, "build", watched)
+    padded = runner.run(make_config(padding=2))
+    plain = runner.run(make_config())
+    assert seen == [(10, 10, 1), (6, 6, 1)]
+    assert (padded.trials[0].accuracy != plain.trials[0].accuracy).any()
+    # It is the same data.
+    assert padded.versions["data"] == plain.versions["data"]
+
+
+def test_after_each_task_the_accuracies_are_heard(monkeypatch):
+    make_short(monkeypatch)
+    heard = []
+
+    def after_task(trial, task):
+        heard.append((trial.method, trial.seed, task, trial.tasks_done))
+        assert trial.average_accuracy[task] > 0
+
+    runner.run(make_config(seeds=2), after_task=after_task)
+    assert heard == [
+        *(("naive", 0, 0, 1), ("naive", 0, 1, 2)),
+        *(("naive", 1, 0, 1), ("naive", 1, 1, 2)),
+    ]
+
+
+def test_what_is_raised_after_a_task_ends_the_run(monkeypatch):
+    make_short(monkeypatch)
+
+    class Hopeless(Exception):
+        pass
+
+    def after_task(trial, task):
+        raise Hopeless(f"after task {task}")
+
+    config = make_config(precision="mixed_bfloat16")
+    with pytest.raises(Hopeless, match="after task 0"):
+        runner.run(config, os.curdir, after_task=after_task)
+    # What was heard was written, and the precision is put back.
+    written = json.loads(pathlib.Path("results.json").read_text())
+    assert written["trials"][0]["accuracy"][0][0] > 0
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_run_on_held_out_data_does_not_look_at_the_test_set(monkeypatch):
+    make_short(monkeypatch)
+    tested = []
+    accuracy = method_run._accuracy
+
+    def listen(model, task):
+        tested.append(len(task.test_examples))
+        return accuracy(model, task)
+
+    monkeypatch.setattr(method_run, "_accuracy", listen)
+    runner.run(make_config(held_out=True))
+    assert set(tested) == {50}  # A sixth of the 300 training images.
+
+
+def test_everything_is_shown_in_order():
+    heard = []
+
+    class Hearing(progress.Progress):
+        def loading(self, dataset):
+            heard.append(f"loading {dataset}")
+
+        def started(self, total, done):
+            heard.append(f"started {done}/{total}")
+
+        def task_started(self, config, trial, task):
+            heard.append(f"task {trial.method} {trial.seed} {task}")
+
+        def step(self, epoch, logs):
+            heard.append(f"step of epoch {epoch}")
+            assert {"loss", "accuracy"} <= logs.keys()
+
+        def evaluating(self):
+            heard.append("trained")
+
+        def task_ended(self, trial, task, seconds):
+            (written,) = files.read_json("results.json")["trials"]
+            done = [row[0] is not None for row in written["accuracy"]]
+            heard.append(f"ended {task}, on disk {sum(done)}")
+
+    runner.run(
+        make_config(epochs=2, batch_size=200), os.curdir, progress=Hearing()
+    )
+    steps = ["step of epoch 0"] * 2 + ["step of epoch 1"] * 2
+    assert heard == [
+        "loading mnist",
+        "started 0/8",
+        *("task naive 0 0", *steps, "trained", "ended 0, on disk 1"),
+        *("task naive 0 1", *steps, "trained", "ended 1, on disk 2"),
+    ]
+
+
+def one_image_of_each_class(name, data_dir):
+    """Returns what takes the place of CIFAR-10 and CIFAR-100."""
+    count = {"cifar10": 10, "cifar100": 100}[name]
+    images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3))
+    split = data.Split(images.astype("uint8"), np.arange(count, dtype="int32"))
+    return data.Data(name, count, split, split)
+
+
+def test_a_run_of_the_papers_six_tasks_of_cifar(monkeypatch):
+    """One step a task: the loss is that of ten outputs that know nothing."""
+    heard = []
+
+    def listen(name):
+        original = getattr(keras.Sequential, name)
+
+        def heard_too(model, *args, **kwargs):
+            got = original(model, *args, **kwargs)
+            assert model.output_shape == (None, 60)
+            loss = got.history["loss"][0] if name == "fit" else None
+            heard.append((name, tuple(model.layers[-1].active), loss))
+            return got
+
+        monkeypatch.setattr(keras.Sequential, name, heard_too)
+
+    listen("fit")
+    listen("evaluate")
+    monkeypatch.setattr(data, "load", one_image_of_each_class)
+    config = resolve(
+        "scifar",
+        "paper",
+        {
+            **{"methods": ("naive",), "steps": 1, "batch_size": 10},
+            **{"hidden": (8,), "jit": False},
+        },
+    )
+    (trial,) = runner.run(config).trials
+    tens = [tuple(range(first, first + 10)) for first in range(0, 60, 10)]
+    fits = [call[1:] for call in heard if call[0] == "fit"]
+    assert [active for active, _ in fits] == tens
+    # The output weights start at zero, and those of later tasks stay there.
+    assert [loss for _, loss in fits] == pytest.approx([math.log(10)] * 6)
+    # The untrained net; then the tasks met, and the next one.
+    rows = [tens[: after + 2] for after in range(6)]
+    assert [active for name, active, _ in heard if name == "evaluate"] == [
+        *tens[1:],
+        *(ten for row in rows for ten in row),
+    ]
+    measured = np.arange(6)[:, None] + 1 >= np.arange(6)
+    np.testing.assert_array_equal(np.isfinite(trial.accuracy), measured)
+    # Of ten equal outputs the first is named: one class, so one image, in ten.
+    following = np.diagonal(trial.accuracy, offset=1)
+    assert following == pytest.approx([0.1] * 5)
+    assert trial.untrained[1:] == pytest.approx([0.1] * 5)
+
+
+@only_on("tensorflow")
+@pytest.mark.parametrize(
+    ("deterministic", "device", "expected"),
+    [
+        (True, "GPU, some", [1]),
+        (True, "CPU, 2 cores", []),
+        (False, "GPU, some", []),
+    ],
+)
+def test_determinism_is_asked_for_where_it_is_not_given(
+    monkeypatch, deterministic, device, expected
+):
+    import tensorflow as tf
+
+    make_short(monkeypatch)
+    asked = []
+    monkeypatch.setattr(start, "device", lambda: device)
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "enable_op_determinism",
+        lambda: asked.append(1),
+    )
+    runner.run(make_config(tasks=1, deterministic=deterministic))
+    assert asked == expected
+
+
+def test_overwrite_replaces_our_files_and_leaves_others(monkeypatch):
+    make_short(monkeypatch)
+    os.mkdir("out")
+    for name in ("results.json", "average_accuracy.png", "checkpoint.npz"):
+        pathlib.Path("out", name).write_text("old")
+    pathlib.Path("out/notes.txt").write_text("mine")
+    result = invoke("--output", "out", "--overwrite", "--method", "naive")
+    assert result.exit_code == 0, result.stderr
+    assert pathlib.Path("out/notes.txt").read_text() == "mine"
+    written = json.loads(pathlib.Path("out/results.json").read_text())
+    assert [trial["method"] for trial in written["trials"]] == ["naive"]
+    assert {*os.listdir("out")} - {".lock"} == {
+        *("config.json", "results.json", "notes.txt", "average_accuracy.svg"),
+    }
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is_replaced(monkeypatch):
+    os.mkdir("out")
+    pathlib.Path("out/results.json").write_text("old")
+
+    def refuse(*args):
+        raise OptionError("--dataset", "too small")
+
+    monkeypatch.setattr(nets, "check_images", refuse)
+    result = invoke("--output", "out", "--overwrite")
+    assert (result.exit_code, result.stderr) == (
+        *(2, "Error: --dataset: too small\n"),
+    )
+    assert pathlib.Path("out/results.json").read_text() == "old"
+
+
+def test_importance_is_recorded_and_changes_nothing(monkeypatch):
+    seen = []
+    evaluate = method_run.MethodRun._evaluate
+
+    def spy(self, task):
+        (callback,) = self.method.callbacks()
+        seen.append(callback.get_importance())
+        evaluate(self, task)
+
+    given = make_config(methods=("si",))
+    monkeypatch.setattr(methods.METHODS["si"], "importance", lambda self: {})
+    (without,) = runner.run(given).trials
+    assert without.importance == {}
+    monkeypatch.undo()
+    monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
+    monkeypatch.setattr(method_run.MethodRun, "_evaluate", spy)
+    (trial,) = runner.run(given).trials
+    np.testing.assert_array_equal(trial.accuracy, without.accuracy)
+    np.testing.assert_array_equal(trial.untrained, without.untrained)
+    assert len(seen) == 2
+    assert sorted(trial.importance) == [
+        *("dense_net/hidden_0/bias", "dense_net/hidden_0/kernel"),
+        *("dense_net/logits/bias", "dense_net/logits/kernel"),
+    ]
+    for task, arrays in enumerate(seen):
+        assert arrays.keys() == trial.importance.keys()
+        for path, array in arrays.items():
+            record = trial.importance[path]
+            # Summed by Python, exactly.
+            mean = math.fsum(array.ravel().tolist()) / array.size
+            assert record["mean"][task] == pytest.approx(mean, rel=1e-12)
+            assert record["max"][task] == array.max() > 0
+    # They grow: the first task's was consolidated when it was recorded.
+    kernel = trial.importance["dense_net/hidden_0/kernel"]["mean"]
+    assert 0 < kernel[0] < kernel[1]
+
+
+# What goes wrong.
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Plain training whose weights are NaN in the second task."""
+
+    class Break(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if Failing.calls == 2 and epoch == 1:
+                weights = self.model.get_weights()
+                weights[0][:] = np.nan
+                self.model.set_weights(weights)
+
+    class Failing(methods.METHODS["naive"]):
+        calls = 0
+
+        def callbacks(self):
+            Failing.calls += 1
+            return [Break()]
+
+    monkeypatch.setitem(methods.METHODS, "naive", Failing)
+    return Failing
+
+
+def test_a_trial_that_diverges_is_marked_and_the_others_continue(failing):
+    result = invoke(
+        *("--output", "out", "--epochs", "3"),
+        *("--method", "naive", "--method", "si"),
+    )
+    assert result.exit_code == 1
+    why = "the loss or a weight turned NaN or infinite in task 2, epoch 2"
+    assert result.stderr == f"Error: naive seed 0: {why}\n"
+    written = json.loads(pathlib.Path("out/results.json").read_text())
+    naive, si = written["trials"]
+    assert naive["failed"] == why and "failed" not in si
+    assert naive["accuracy"][1] == [None, None]
+    assert si["final_average_accuracy"] is not None
+    assert written["summary"]["naive"]["final_average_accuracy"]["n"] == 0
+    # It is over, and not tried again.
+    failing.calls = 0
+    assert CliRunner().invoke(main.main, ["resume", "out"]).exit_code == 1
+    assert failing.calls == 0
+
+
+def test_what_has_diverged_is_not_consolidated(monkeypatch):
+    asked, made = [], []
+    monkeypatch.setattr(
+        methods.METHODS["si"], "importance", lambda self: asked.append(1)
+    )
+
+    class Breaking(progress.Progress):
+        def step(self, epoch, logs):
+            weights = within_epoch(made[0]).trainable_variables[0]
+            weights.assign(weights * np.nan)
+
+    original = method_run.MethodRun._new_model
+
+    def remember(self):
+        made.append(original(self))
+        return made[-1]
+
+    monkeypatch.setattr(method_run.MethodRun, "_new_model", remember)
+    results = runner.run(make_config(methods=("si",)), progress=Breaking())
+    assert (
+        "turned NaN or infinite in task 1, epoch 1" in results.trials[0].failed
+    )
+    assert asked == []
+
+
+def test_ctrl_c_before_the_run_has_begun_leaves_nothing(monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", interrupt)
+    result = invoke("--output", "out")
+    assert result.exit_code == 130
+    assert result.stderr == "Error: interrupted\n"
+    assert os.listdir() == []
+
+
+def test_a_bug_shows_its_traceback(monkeypatch):
+    def fail(*args):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(method_run, "_accuracy", fail)
+    result = invoke("--output", "out", "--method", "naive")
+    assert isinstance(result.exception, ValueError)
+    assert result.stderr == ""
+
+
+def test_accuracy_is_the_exact_fraction():
+    model = types.SimpleNamespace(
+        # What a float32 mean of 9764 in 10000 looks like.
+        evaluate=lambda *args, **kwargs: {"accuracy": 0.9764000177383423}
+    )
+    task = types.SimpleNamespace(test=None, test_examples=range(10000))
+    assert method_run._accuracy(model, task) == 0.9764

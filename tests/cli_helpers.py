@@ -1,0 +1,92 @@
+"""What several test files of the command line share."""
+
+import functools
+import pathlib
+import zlib
+
+import keras
+import numpy as np
+from keras_si_cli import files
+from keras_si_cli.experiments import config, data, nets
+from keras_si_cli.results import figures
+from keras_si_cli.training import method_run, progress
+
+
+def few_images():
+    """Two classes that any net tells apart: dark above, or dark below."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(300, dtype="int32") % 2
+    images = rng.integers(0, 80, (300, 6, 6, 1), "uint8")
+    images[labels == 0, :3] += 120
+    images[labels == 1, 3:] += 120
+    split = data.Split(images, labels)
+    test = data.Split(images[:100], labels[:100])
+    return data.Data("few", 2, split, test)
+
+
+def within_epoch(model):
+    """Returns the model, whose variables JAX keeps elsewhere meanwhile."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+    return model
+
+
+def make_short(monkeypatch):
+    """For tests of many runs, which are about what is trained and written.
+
+    Nothing is traced; an accuracy is a checksum of the weights, which one bit
+    of them changes; a figure is a line of text.
+    """
+    compile_classifier = nets.compile_classifier
+
+    def compile_eagerly(*args):
+        model = compile_classifier(*args)
+        model.run_eagerly = True
+        return model
+
+    def accuracy(model, task):
+        weights = b"".join(w.tobytes() for w in model.get_weights())
+        return zlib.crc32(weights) / 2**32
+
+    def figure(results, folder):
+        path = pathlib.Path(folder) / "average_accuracy.svg"
+        files.write_atomically(path, f"{results.methods}".encode())
+
+    clear_session = functools.partial(
+        keras.utils.clear_session, free_memory=False
+    )
+    monkeypatch.setattr(keras.backend, "clear_session", clear_session)
+    monkeypatch.setattr(nets, "compile_classifier", compile_eagerly)
+    monkeypatch.setattr(method_run, "_accuracy", accuracy)
+    monkeypatch.setattr(figures, "write_figures", figure)
+
+
+def make_config(benchmark="pmnist", preset="quick", **given):
+    """Returns a small configuration, for `few_images`."""
+    small = {
+        "methods": ("naive",),
+        "jit": False,
+        "tasks": 2,
+        "epochs": 1,
+        "hidden": (16,),
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+    }
+    return config.resolve(benchmark, preset, {**small, **given})
+
+
+class StopAt(progress.Progress):
+    """Presses Ctrl-C at the n-th training step, counted over everything."""
+
+    def __init__(self, step):
+        super().__init__(quiet=True)
+        self.left = step
+
+    def step(self, epoch, logs):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL where no code may run after it."""
