@@ -29,8 +29,10 @@ BUILD = tempfile.TemporaryDirectory(prefix="keras-si-build-")
 
 # The oldest that .ci/run tests: .ci/oldest.txt.
 TENSORFLOW = "2.20"
+TUNE = ["optuna>=5"]
 # TensorBoard: what Keras's callback for it needs, and TensorFlow leaves out.
 TEST = [
+    *TUNE,
     "pytest>=8",
     "pytest-xdist>=3.6",
     "sybil>=10",
@@ -103,7 +105,7 @@ setup(
         ],
         "jax": ["jax>=0.10"],
         "torch": ["torch>=2.13"],
-        "tune": ["optuna>=4.5"],
+        "tune": TUNE,
     },
     options={"build": {"build_base": BUILD.name}},
     entry_points={"console_scripts": ["keras-si = keras_si_cli.main:main"]},
