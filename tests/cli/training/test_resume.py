@@ -323,7 +323,7 @@ def test_ctrl_c_says_how_to_continue_and_that_works():
     result = ctrl_c()
     assert result.exit_code == 130
     assert result.stderr == (
-        "Error: interrupted; to go on: keras-si resume out\n"
+        "Error: interrupted; to continue: keras-si resume out\n"
     )
     result = invoke("resume", "out")
     assert result.exit_code == 0, result.stderr
