@@ -70,7 +70,7 @@ class Data:
 def load(name: str, data_dir: Path | None = None) -> Data:
     """Loads the train and test splits of an image classification dataset.
 
-    Looks in `data_dir` if given; else in the package's own data, if it holds
+    Looks in `data_dir` if given; else in the package's own data, if it has
     the dataset; else in TFDS's folder (`TFDS_DATA_DIR`, or
     `~/tensorflow_datasets`). What is not prepared there is downloaded to it.
 
@@ -159,7 +159,7 @@ def _joined(one: Data, other: Data) -> Data:
 
 
 def _prepared_in(folder: pathlib.Path, name: str) -> bool:
-    # A TFDS name may go on: name/config:version.
+    # A TFDS name may be longer: name/config:version.
     dataset = re.split(r"\W", name)[0]
     return bool(dataset) and any(
         (folder / dataset).glob("**/dataset_info.json")

@@ -6,7 +6,7 @@ from .method import Method
 class Joint(Method):
     """One net, trained on the union of the tasks so far.
 
-    It goes on from task to task, as van de Ven & Tolias do it. An epoch is
+    It learns task after task, as van de Ven & Tolias do it. An epoch is
     one pass over the union; with `--steps`, all methods take as many steps.
     """
 

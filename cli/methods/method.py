@@ -27,7 +27,7 @@ class Method:
         uses: Which of strength and damping it has a use for.
         scenarios: Those that it can be run in.
         new_net_per_task: Whether each task has a net of its own. It is made
-            anew when the task starts, and is the one that is tested on it.
+            when the task starts, and is the one that is tested on it.
         mixes_tasks: Whether it learns all tasks so far, mixed.
     """
 
@@ -42,10 +42,10 @@ class Method:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """What it must remember and the model does not hold.
+        """What it must remember and the model does not.
 
         A list of `keras.Variable`, the same in every process once `attach`
-        was called: a checkpoint of a run holds them.
+        was called: a checkpoint of a run has them.
         """
         return []
 

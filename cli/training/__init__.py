@@ -63,7 +63,9 @@ def train(
             # What stands there may be the run that was to be replaced.
             with contextlib.suppress(OptionError, RunError):
                 if folder_module.read_config(folder)[0] == config:
-                    how = f"; to go on: keras-si resume {shlex.quote(folder)}"
+                    how = (
+                        f"; to continue: keras-si resume {shlex.quote(folder)}"
+                    )
             raise Interrupted(f"interrupted{how}") from None
     progress_module.show(results, folder)
     failed = [trial for trial in results.trials if trial.failed is not None]

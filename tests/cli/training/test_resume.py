@@ -264,6 +264,15 @@ def test_a_process_killed_at_random_moments_ends_as_if_nothing_had_been():
     assert names_in("out") == names_in("whole")
 
 
+def test_a_run_that_replaces_another_one_continues_its_own(monkeypatch):
+    make_short(monkeypatch)
+    interrupted("out", 3, seed=5, **SHORT)
+    # Stopped before it has a checkpoint.
+    config = interrupted("out", 1, **SHORT)
+    found = standing("out", config)
+    assert (found.results.trials, found.notes) == ([], [])
+
+
 # A full disk.
 
 
@@ -314,7 +323,7 @@ def test_ctrl_c_says_how_to_continue_and_that_works():
     result = ctrl_c()
     assert result.exit_code == 130
     assert result.stderr == (
-        "Error: interrupted; to go on: keras-si resume out\n"
+        "Error: interrupted; to continue: keras-si resume out\n"
     )
     result = invoke("resume", "out")
     assert result.exit_code == 0, result.stderr

@@ -76,17 +76,6 @@ def test_a_run_from_the_command_line():
     assert max(map(len, lines)) <= 80
 
 
-def test_one_fit_is_one_task_to_si_and_it_takes_effect():
-    """From equal weights: the first task is the same, the second is not."""
-    results = runner.run(
-        make_config(methods=("si", "naive"), strength=1000.0, epochs=2)
-    )
-    si, naive = (trial.accuracy for trial in results.trials)
-    # Apart from rounding: SI takes its steps in another compiled function.
-    assert si[0, 0] == pytest.approx(naive[0, 0], abs=0.03)
-    assert not np.array_equal(si[1], naive[1])
-
-
 def test_the_weights_at_the_start_are_the_same_for_every_method(monkeypatch):
     starts = []
 
@@ -239,7 +228,6 @@ def test_everything_is_shown_in_order():
 
 
 def one_image_of_each_class(name, data_dir):
-    """Returns what takes the place of CIFAR-10 and CIFAR-100."""
     count = {"cifar10": 10, "cifar100": 100}[name]
     images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3))
     split = data.Split(images.astype("uint8"), np.arange(count, dtype="int32"))
