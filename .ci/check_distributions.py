@@ -17,6 +17,7 @@ NEEDED = {
     "keras_si/py.typed",
     "keras_si_cli/py.typed",
     "keras_si_cli/results/page.css",
+    "keras_si_cli/results/page.html.j2",
     "keras_si_cli/datasets/README.md",  # the attribution of MNIST
     "keras_si_cli/datasets/mnist/3.0.1/mnist-train.tfrecord-00000-of-00001",
     "keras_si_cli/datasets/mnist/3.0.1/mnist-test.tfrecord-00000-of-00001",

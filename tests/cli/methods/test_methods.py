@@ -262,6 +262,22 @@ def test_l2_by_hand():
     )
 
 
+def test_l2_adds_to_the_penalty_that_a_layer_had():
+    model = one_weight(kernel_regularizer=keras.regularizers.L2(0.25))
+    l2 = methods.METHODS["l2"](0.5, 0.1)
+    l2.attach(model)
+    # At 0 the layer's own penalty, w^2 / 4, has no gradient.
+    by_one_weight(model.fit, 1.0)
+    assert model.get_weights()[0].item() == pytest.approx(0.5)
+    l2.end_task(model)
+    # At 1/2 its gradient is 1/4; the task, (w - 1/2)^2, has none.
+    by_one_weight(model.fit, 0.5)
+    assert model.get_weights()[0].item() == pytest.approx(0.4375)
+    model.set_weights([np.full((1, 1), 3.0)])
+    # 3^2 / 4 of its own, and 0.5 (3 - 0.5)^2.
+    assert by_one_weight(model.evaluate, 3.0) == pytest.approx(2.25 + 3.125)
+
+
 def test_si_by_hand():
     """One weight, SGD; the strength and the damping are those of the run."""
     model = one_weight()

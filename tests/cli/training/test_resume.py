@@ -134,6 +134,7 @@ def images_of_12(name, data_dir):
         ("smnist", "scratch", 14, {}),
         ("smnist", "joint", 20, {}),
         ("smnist", "naive", 8, {"epochs": None, "steps": 9}),
+        ("smnist", "si", 8, {"epochs": None, "steps": 9}),
         ("scifar", "si", 4, {"strength": 1.0}),
     ],
 )
