@@ -1,7 +1,7 @@
 """Attaches Synaptic Intelligence to a model, and knows where tasks end."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import keras
@@ -12,6 +12,7 @@ from keras_si import backend, diagnostics
 from keras_si.arguments import (
     Consolidate,
     Patterns,
+    check_added_importance,
     check_consolidate,
     check_damping,
     check_patterns,
@@ -174,6 +175,40 @@ class SICallback(keras.callbacks.Callback):
         """
         self._consolidate_now(stacklevel=3)
         self._task_ended_on = None
+
+    def add_importance(
+        self, importance: Mapping[str, Any], scale: float = 1.0
+    ) -> None:
+        """Protects what the weights of now have learned without SI.
+
+        Ends the task as `consolidate()` does, so that theta~ is theta, and
+        adds `scale * importance` to Omega. Use it on a model that was trained
+        before, with what `fisher_importance` estimates; SI goes on from there.
+        The importance of several outputs or data sets adds up. A task that SI
+        has measured and that is added here as well counts twice.
+
+        Args:
+            importance: A dict of `variable.path` to array of the variable's
+                shape, at least 0, in units of loss over squared weights. A
+                tracked variable that is not in it gains nothing.
+            scale: A number of at least 0. SI's own importance is often tens of
+                times larger than a Fisher information, so that 10 or 100
+                brings both under one `strength`. Defaults to 1.
+
+        Raises:
+            ValueError: If an argument is not as described, if no model is
+                attached, or if weights are not finite. Nothing changes then.
+        """
+        state = self._state
+        shapes = [tuple(variable.shape) for variable in state.variables]
+        added = check_added_importance(
+            importance, scale, dict(zip(state.names, shapes, strict=True))
+        )
+        # Weights that were loaded, or a task of one step, are no mistake here.
+        self._consolidate_now(stacklevel=3, unsaid=("one step", "unheard"))
+        self._task_ended_on = None
+        state.add_importance(added)
+        state.refresh_penalties()
 
     def reset_optimizer(self) -> None:
         """Gives the user's optimizer the state of a new one: no moments.
@@ -354,9 +389,13 @@ class SICallback(keras.callbacks.Callback):
             optimizer.was_loaded = False
             self._consolidate_now()
 
-    def _consolidate_now(self, stacklevel: int = 2) -> None:
+    def _consolidate_now(
+        self, stacklevel: int = 2, unsaid: Iterable[str] = ()
+    ) -> None:
         state = self._state
-        diagnostics.check_task_end(self.model, state, self._warned, stacklevel)
+        said = self._warned.union(unsaid)
+        diagnostics.check_task_end(self.model, state, said, stacklevel)
+        self._warned |= said.difference(unsaid)
         state.consolidate()
         state.refresh_penalties()
 

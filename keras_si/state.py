@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -248,6 +248,14 @@ class SIState:
             self._assign(slot, values)
         for count in (self.steps, self.due):
             assign(count, ops.where(condition, 0, ops.convert_to_tensor(count)))
+
+    def add_importance(self, added: Mapping[str, Tensor]) -> None:
+        """Adds to Omega, by name; theta~ follows the weights no longer."""
+        for name, importance in zip(self.names, self.importances, strict=True):
+            if name in added:
+                more = ops.cast(added[name], importance.dtype)
+                importance.assign(importance + more)
+        self.phase.assign(BEGUN)
 
     @property
     def arrays(self) -> tuple[list[keras.Variable], ...]:
