@@ -89,7 +89,9 @@ def check_added_importance(
                 f"{shapes[name]}. Received: {array.shape}. Estimate it on "
                 "this very model."
             )
-        added[name] = scale * array.astype(np.result_type(array, "float32"))
+        dtype = np.result_type(array, "float32")
+        with np.errstate(over="ignore"):  # infinity is refused
+            added[name] = (scale * array.astype("float64")).astype(dtype)
         check_importance(added[name], f"`importance` of '{name}'")
     return added
 

@@ -208,7 +208,6 @@ class SICallback(keras.callbacks.Callback):
         self._consolidate_now(stacklevel=3, unsaid=("one step", "unheard"))
         self._task_ended_on = None
         state.add_importance(added)
-        state.refresh_penalties()
 
     def reset_optimizer(self) -> None:
         """Gives the user's optimizer the state of a new one: no moments.

@@ -39,7 +39,7 @@ def sum_squares(
 ) -> list[np.ndarray]:
     """Returns the sum over samples of the squared gradient, by variable.
 
-    In float32, or in float64 for a variable of float64. No variable changes.
+    In float32, or in float64 where the variable is. No variable changes.
 
     Args:
         measure: `measure(values, other_values, *sample)`, a scalar tensor.
@@ -52,8 +52,8 @@ def sum_squares(
     if keras.backend.backend() == "jax":
         compiled = compiled and model.jit_compile
     dtypes = [
-        "float64" if variable.dtype == "float64" else "float32"
-        for variable in variables
+        "float64" if "float64" in str(v.value.dtype) else "float32"
+        for v in variables
     ]
     run = {
         "tensorflow": _tensorflow,
