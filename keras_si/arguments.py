@@ -76,9 +76,10 @@ def check_added_importance(
     if unknown:
         raise ValueError(
             f"`importance` has {unknown}, which SI does not track here: "
-            f"tracked are {[*shapes]}. Estimate it on this very model, as it "
-            "is loaded, since a model that is built again may have other "
-            "paths. Leave out what is frozen or excluded."
+            f"tracked are {[*shapes]}. Leave out what is frozen or excluded. A "
+            "model that was built again, or loaded, may have other paths: "
+            "estimate on this very model, or rename with `dict(zip("
+            "si.get_importance(), importance.values(), strict=True))`."
         )
     added = {}
     for name, values in importance.items():

@@ -183,7 +183,7 @@ class SICallback(keras.callbacks.Callback):
 
         Ends the task as `consolidate()` does, so that theta~ is theta, and
         adds `scale * importance` to Omega. Use it on a model that was trained
-        before, with what `fisher_importance` estimates; SI goes on from there.
+        before, with what `fisher_importance` estimates; SI continues there.
         The importance of several outputs or data sets adds up. A task that SI
         has measured and that is added here as well counts twice.
 
@@ -191,9 +191,9 @@ class SICallback(keras.callbacks.Callback):
             importance: A dict of `variable.path` to array of the variable's
                 shape, at least 0, in units of loss over squared weights. A
                 tracked variable that is not in it gains nothing.
-            scale: A number of at least 0. SI's own importance is often tens of
-                times larger than a Fisher information, so that 10 or 100
-                brings both under one `strength`. Defaults to 1.
+            scale: A number of at least 0. SI's own importance is larger than
+                a Fisher information and wants a smaller `strength`; a scale of
+                10 or 100 brings both under one. Defaults to 1.
 
         Raises:
             ValueError: If an argument is not as described, if no model is

@@ -53,7 +53,7 @@ def fisher_importance(
         model: A built `keras.Model` with one output.
         x: Inputs like those that the model has learned, as `model(x)` takes
             them: an array with the samples first, or a list or dict of these.
-            Inputs that the model is not quite sure of tell most: validation
+            Inputs that the model is not quite sure of show most: validation
             data rather than training data.
         loss: What the model was trained with: a cross-entropy (categorical,
             sparse or binary), the mean squared error, or the name of one.

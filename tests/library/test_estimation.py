@@ -483,6 +483,24 @@ def test_every_sample_has_signs_of_its_own():
     np.testing.assert_allclose(bias, p * (1 - p) / 2, rtol=0.15)
 
 
+def test_paths_of_a_loaded_model_are_renamed_as_the_error_says(tmp_path):
+    """Keras drops the name of a `Sequential` from the paths within."""
+    model, first, _ = trained()
+    importance = estimate(model, first[0])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    si = SICallback()
+    si.set_model(loaded)
+    with pytest.raises(ValueError, match="rename with `dict"):
+        si.add_importance(importance)
+    si.add_importance(
+        dict(zip(si.get_importance(), importance.values(), strict=True))
+    )
+    assert_close(
+        si.get_importance().values(), importance.values(), "importance"
+    )
+
+
 def test_the_loss_may_be_that_of_compile(tmp_path):
     model = net(layers.Dense(3))
     x = inputs(5, 3)
