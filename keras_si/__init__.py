@@ -2,8 +2,15 @@
 
 from keras_si import metrics
 from keras_si.callback import SICallback
+from keras_si.estimation import fisher_importance
 from keras_si.masking import OutputMask
 from keras_si.regularizer import SIRegularizer
 
-__all__ = ["OutputMask", "SICallback", "SIRegularizer", "metrics"]
+__all__ = [
+    "OutputMask",
+    "SICallback",
+    "SIRegularizer",
+    "fisher_importance",
+    "metrics",
+]
 __version__ = "0.1.0"

@@ -222,6 +222,13 @@ def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return list(model._flatten_layers())
 
 
+def has_mask(x: Tensor) -> bool:
+    """Whether layers have marked steps of `x` as padding."""
+    from keras.src.backend.common.masking import get_keras_mask
+
+    return get_keras_mask(x) is not None
+
+
 def layout_of(variable: keras.Variable) -> Any:
     """Returns how the parts of `variable` lie on the devices, or `None`.
 

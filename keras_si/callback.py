@@ -1,6 +1,6 @@
 """Attaches Synaptic Intelligence to a model, and knows where tasks end."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import keras
@@ -11,6 +11,7 @@ from keras_si import backend, diagnostics
 from keras_si.arguments import (
     Consolidate,
     Patterns,
+    check_added_importance,
     check_consolidate,
     check_damping,
     check_patterns,
@@ -175,6 +176,38 @@ class SICallback(keras.callbacks.Callback):
             ValueError: If no model is attached, or weights are not finite.
         """
         self._consolidate_now(stacklevel=3)
+
+    def add_importance(
+        self, importance: Mapping[str, Any], scale: float = 1.0
+    ) -> None:
+        """Protects what the weights of now have learned without SI.
+
+        Ends the task as `consolidate()` does, so that theta~ is theta, and
+        adds `scale * importance` to Omega. Use it on a model that was trained
+        before, with what `fisher_importance` estimates; SI continues there.
+        The importance of several outputs or data sets adds up. A task that SI
+        has measured and that is added here as well counts twice.
+
+        Args:
+            importance: A dict of `variable.path` to array of the variable's
+                shape, at least 0, in units of loss over squared weights. A
+                tracked variable that is not in it gains nothing.
+            scale: A number of at least 0. SI's own importance is larger than
+                a Fisher information and wants a smaller `strength`; a scale of
+                10 or 100 brings both under one. Defaults to 1.
+
+        Raises:
+            ValueError: If an argument is not as described, if no model is
+                attached, or if weights are not finite. Nothing changes then.
+        """
+        state = self._state
+        shapes = [tuple(variable.shape) for variable in state.variables]
+        added = check_added_importance(
+            importance, scale, dict(zip(state.names, shapes, strict=True))
+        )
+        # Weights that were loaded, or a task of one step, are no mistake here.
+        self._consolidate_now(stacklevel=3, unsaid=("one step", "unheard"))
+        state.add_importance(added)
 
     def reset_optimizer(self) -> None:
         """Gives the user's optimizer the state of a new one: no moments.
@@ -362,10 +395,14 @@ class SICallback(keras.callbacks.Callback):
         if as_int(state.due) and state.fit is not Fit.RUNNING:
             self._consolidate_now()
 
-    def _consolidate_now(self, stacklevel: int = 2) -> None:
+    def _consolidate_now(
+        self, stacklevel: int = 2, unsaid: Iterable[str] = ()
+    ) -> None:
         state = self._state
         diagnostics.check_task_end(state, stacklevel)
-        diagnostics.warn_of_doubts(self.model, state, self._warned, stacklevel)
+        diagnostics.warn_of_doubts(
+            self.model, state, self._warned, stacklevel, unsaid
+        )
         state.consolidate()
         # The weights are at their reference now.
         state.penalties.assign(0 * state.penalties)

@@ -136,6 +136,7 @@ def warn_of_doubts(
     state: SIState,
     already_warned: set[str],
     stacklevel: int = 3,
+    unsaid: Iterable[str] = (),
 ) -> None:
     """Warns of what makes SI wrong or useless, of each thing once.
 
@@ -144,9 +145,10 @@ def warn_of_doubts(
         state: Its `SIState`, before the task is consolidated.
         already_warned: What it was warned of; it is added to.
         stacklevel: That of the warnings, counted from the caller.
+        unsaid: Topics that do not matter this time. Defaults to none.
     """
     for topic, message in _doubts(model, state):
-        if topic not in already_warned:
+        if topic not in {*already_warned, *unsaid}:
             already_warned.add(topic)
             _warn(message, stacklevel)
 

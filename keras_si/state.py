@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -269,6 +269,14 @@ class SIState:
             self._scalar(self.damping, slot),
         )
         return ops.zeros_like(weights), importance, _copy(weights)
+
+    def add_importance(self, added: Mapping[str, Tensor]) -> None:
+        """Adds to Omega, by name; theta~ follows the weights no longer."""
+        for name, importance in zip(self.names, self.importances, strict=True):
+            if name in added:
+                more = ops.cast(added[name], importance.dtype)
+                importance.assign(importance + more)
+        self.steps.assign(ops.maximum(self.steps, 0))
 
     @property
     def arrays(self) -> tuple[list[keras.Variable], ...]:

@@ -28,7 +28,10 @@ def test_examples_in_docstrings(name):
 
 def test_every_public_name_has_an_example():
     """Those of methods are in the docstrings of their classes."""
-    for name in ("SICallback", "SIRegularizer", "OutputMask"):
+    for name in (
+        *("SICallback", "SIRegularizer", "OutputMask"),
+        "fisher_importance",
+    ):
         assert ">>> " in getattr(keras_si, name).__doc__, name
     for name in (
         "average_accuracy",

@@ -47,6 +47,7 @@ def test_every_example_is_run_here_and_named_in_the_readme():
         "drifting_regression.py",
         "freezing_and_exclude.py",
         "log_to_tensorboard.py",
+        "protect_a_trained_model.py",
         "save_and_go_on.py",
         "several_machines.py",
         "the_figure.py",
@@ -102,6 +103,15 @@ def test_save_and_go_on():
         accuracies["weights alone"][0] + 3
     )
     assert accuracies["with SI's state"][1] > 85
+
+
+def test_protect_a_trained_model():
+    """It remembers what it was trained for without SI, and learns as well."""
+    accuracies = lines(run("protect_a_trained_model.py"))
+    (before,), plain, protected = accuracies.values()
+    assert plain[0] < before - 5
+    assert protected[0] > before - 1.5
+    assert protected[1] > plain[1] - 1.5
 
 
 def test_log_to_tensorboard():

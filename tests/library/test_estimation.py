@@ -1,0 +1,897 @@
+"""The importance of a model trained before: closed forms are the oracle."""
+
+import functools
+import itertools
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import reference_si as oracle
+from helpers import (
+    assert_close,
+    assert_matches_oracle,
+    compile_model,
+    fit,
+    make_model,
+    make_oracle,
+    make_tasks,
+    only_on,
+)
+from keras import layers, losses
+
+from keras_si import OutputMask, SICallback, estimation, fisher_importance
+
+CROSS_ENTROPY = losses.SparseCategoricalCrossentropy(from_logits=True)
+estimate = functools.partial(fisher_importance, verbose=0)
+
+
+def inputs(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def net(*parts, shape=(3,)):
+    """Returns a model of layers, with weights of which none is 0."""
+    model = keras.Sequential([keras.Input(shape), *parts])
+    rng = np.random.default_rng(1)
+    for variable in model.variables:
+        if variable.dtype in ("float16", "bfloat16", "float32", "float64"):
+            values = rng.uniform(0.2, 1, variable.shape)
+            if variable.trainable:  # and not a moving variance
+                values *= rng.choice([-1, 1], variable.shape)
+            variable.assign(values)
+    return model
+
+
+def doubles(model):
+    return [np.float64(keras.ops.convert_to_numpy(w)) for w in model.weights]
+
+
+def softmax(z):
+    p = np.exp(z - z.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def expected(model, x, monkeypatch, loss=CROSS_ENTROPY, outputs=3):
+    """Returns the mean over all vectors of signs, for each sample alone.
+
+    It is the exact F/2: without noise, so that any bias is seen.
+    """
+    vectors = [*itertools.product((-1.0, 1.0), repeat=outputs)]
+    total = {}
+    for sample in x:
+        rest = iter(vectors)
+        monkeypatch.setattr(
+            estimation,
+            "_draw_signs",
+            lambda rng, shape: np.float32(next(rest)).reshape(shape),  # noqa: B023
+        )
+        many = np.repeat(sample[None], len(vectors), axis=0)
+        for name, value in estimate(model, many, loss).items():
+            total[name] = total.get(name, 0.0) + value / len(x)
+    return list(total.values())
+
+
+# Closed forms.
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_linear_regression(outputs):
+    """The mean of x^2 over the number of outputs; the loss is quadratic."""
+    model = net(layers.Dense(outputs))
+    x = inputs(20, 3)
+    kernel, bias = estimate(model, x, "mse").values()
+    squares = (np.float64(x) ** 2).mean(axis=0) / outputs
+    assert_close([kernel], [np.tile(squares[:, None], outputs)], "kernel")
+    assert_close([bias], [np.full(outputs, 1 / outputs)], "bias")
+
+
+def test_the_loss_rises_by_the_importance():
+    """F/2 d^2, exactly, where a linear regression is at its optimum."""
+    model = net(layers.Dense(2))
+    x, y = inputs(30, 3), inputs(30, 2, seed=1)
+    with_ones = np.hstack([x, np.ones((30, 1))]).astype("float64")
+    solution = np.linalg.lstsq(with_ones, y, rcond=None)[0]
+    model.set_weights([solution[:3], solution[3]])
+    importance = [*estimate(model, x, "mse").values()]
+
+    def loss(weights):
+        z = np.float64(x) @ weights[0] + weights[1]
+        return ((z - y) ** 2).mean()
+
+    optimum = [solution[:3], solution[3]]
+    for array, omega in zip(optimum, importance):
+        for index in np.ndindex(array.shape):
+            before = loss(optimum)
+            array[index] += 0.7
+            rise = loss(optimum) - before
+            array[index] -= 0.7
+            np.testing.assert_allclose(omega[index] * 0.7**2, rise, rtol=1e-5)
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_logistic_regression(outputs, from_logits):
+    """p (1 - p) x^2 / 2 over the number of outputs: no noise of signs."""
+    activation = None if from_logits else "sigmoid"
+    model = net(layers.Dense(outputs, activation=activation))
+    x = inputs(20, 3)
+    loss = losses.BinaryCrossentropy(from_logits=from_logits)
+    weights, bias = doubles(model)
+    p = sigmoid(x @ weights + bias)
+    variance = p * (1 - p) / 2 / outputs
+    omega = [
+        np.einsum("ni,nk->ik", np.float64(x) ** 2, variance) / 20,
+        variance.mean(axis=0),
+    ]
+    assert_close(estimate(model, x, loss).values(), omega, "importance")
+
+
+SOFTMAX_LOSSES = {
+    "sparse logits": CROSS_ENTROPY,
+    "one-hot logits": losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=0.1
+    ),
+    "sparse": "sparse_categorical_crossentropy",
+    "one-hot": losses.CategoricalCrossentropy(),
+}
+
+
+@pytest.mark.parametrize("name", SOFTMAX_LOSSES)
+def test_softmax_regression(name, monkeypatch):
+    """p (1 - p) x^2 / 2."""
+    activation = None if "logits" in name else "softmax"
+    model = net(layers.Dense(3, activation=activation))
+    x = inputs(2, 3)
+    omega = expected(model, x, monkeypatch, SOFTMAX_LOSSES[name])
+    weights, bias = doubles(model)
+    p = softmax(x @ weights + bias)
+    variance = p * (1 - p) / 2
+    exact = [
+        np.einsum("ni,nk->ik", np.float64(x) ** 2, variance) / 2,
+        variance.mean(axis=0),
+    ]
+    assert_close(omega, exact, "importance")
+
+
+def test_classes_on_another_axis(monkeypatch):
+    """One random sign for each position and class; the mean of positions."""
+    model = net(layers.Dense(6), layers.Reshape((3, 2)))
+    x = inputs(1, 3)
+    loss = losses.CategoricalCrossentropy(from_logits=True, axis=1)
+    omega = expected(model, x, monkeypatch, loss, outputs=6)
+    weights, bias = doubles(model)
+    p = softmax((x @ weights + bias).reshape(3, 2).T).T.ravel()
+    variance = p * (1 - p) / 2 / 2
+    exact = [np.outer(np.float64(x[0]) ** 2, variance), variance]
+    assert_close(omega, exact, "importance")
+
+
+def backward(weights, x):
+    """Yields p and, for each label, its gradients: a net in NumPy.
+
+    Dense with tanh, BatchNormalization with its moving statistics, logits.
+    """
+    w1, b1, gamma, beta, w2, b2, mean, variance = weights
+    h = np.tanh(x @ w1 + b1)
+    root = np.sqrt(variance + 1e-3)
+    normal = (h - mean) / root
+    u = gamma * normal + beta
+    p = softmax(u @ w2 + b2)
+    for label in range(len(p)):
+        dz = np.eye(len(p))[label] - p
+        du = w2 @ dz
+        dh = du * gamma / root * (1 - h**2)
+        gradients = [np.outer(x, dh), dh, du * normal, du, np.outer(u, dz), dz]
+        yield p[label], gradients
+
+
+def test_a_net_in_inference_mode(monkeypatch):
+    """The exact Fisher by a loop over samples and labels; nothing changes."""
+    model = net(
+        layers.Dense(4, activation="tanh"),
+        layers.BatchNormalization(),
+        layers.Dropout(0.5),
+        layers.Dense(3),
+    )
+    x = inputs(3, 3)
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
+    omega = expected(model, x, monkeypatch)
+    for variable, value in zip(model.variables, before):
+        np.testing.assert_array_equal(variable, value)
+    w1, b1, gamma, beta, mean, variance, w2, b2 = doubles(model)
+    weights = [w1, b1, gamma, beta, w2, b2]
+    exact = [np.zeros_like(each) for each in weights]
+    for sample in np.float64(x):
+        for p, gradients in backward([*weights, mean, variance], sample):
+            for total, gradient in zip(exact, gradients):
+                total += p * gradient**2 / 2 / len(x)
+    assert_close(omega, exact, "importance")
+
+
+# What the layers may be.
+
+
+def test_convolution():
+    """A mean over 2 x 2 places: the derivative is the mean patch."""
+    model = net(
+        layers.Conv2D(2, 2), layers.GlobalAveragePooling2D(), shape=(3, 3, 1)
+    )
+    x = inputs(5, 3, 3, 1)
+    kernel, bias = estimate(model, x, "mse").values()
+    places = [x[:, i : i + 2, j : j + 2, 0] for i in range(2) for j in range(2)]
+    squares = (np.mean(np.float64(places), axis=0) ** 2).mean(axis=0) / 2
+    exact = np.stack([squares, squares], axis=-1)[:, :, None]
+    assert_close([kernel, bias], [exact, np.full(2, 0.5)], "importance")
+
+
+def test_embedding():
+    """TensorFlow has a sparse gradient for it; an unused row has none."""
+    model = net(layers.Embedding(4, 2), layers.Flatten(), shape=(2,))
+    x = np.array([[0, 1], [1, 3], [3, 0], [0, 1]])
+    (table,) = estimate(model, x, "mse").values()
+    used = np.array([3, 3, 0, 2]) / 4 / 4  # four outputs, of four samples
+    assert_close([table], [np.outer(used, [1, 1])], "table")
+    assert np.all(table[2] == 0)
+
+
+def test_a_sequence_of_outputs(monkeypatch):
+    """An LSTM: two steps and two classes against a loop over all labels."""
+    model = net(
+        layers.LSTM(3, return_sequences=True), layers.Dense(2), shape=(2, 3)
+    )
+    x = inputs(1, 2, 3)
+    omega = expected(model, x, monkeypatch, outputs=4)
+    h = model.layers[0](keras.ops.convert_to_tensor(x))
+    h = np.float64(keras.ops.convert_to_numpy(h)[0])
+    w, b = doubles(model)[-2:]
+    p = softmax(h @ w + b)
+    variance = p * (1 - p) / 2 / 2  # the mean over 2 steps
+    exact = np.einsum("ti,tk->ik", h**2, variance)
+    # Within a step the classes go together, between steps nothing does.
+    assert_close(omega[-2:], [exact, variance.sum(axis=0)], "importance")
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_two_inputs(kind):
+    a, b = keras.Input((2,), name="a"), keras.Input((3,), name="b")
+    outputs = layers.Add()(
+        [layers.Dense(1, name="of_a")(a), layers.Dense(1, name="of_b")(b)]
+    )
+    x = {"a": inputs(6, 2), "b": inputs(6, 3, seed=1)}
+    if kind is list:
+        model = keras.Model([a, b], outputs)
+        omega = estimate(model, [*x.values()], "mse")
+    else:
+        model = keras.Model({"a": a, "b": b}, outputs)
+        omega = estimate(model, x, "mse")
+    for name in "ab":
+        exact = (np.float64(x[name]) ** 2).mean(axis=0)[:, None]
+        assert_close([omega[f"of_{name}/kernel"]], [exact], name)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_outputs_that_are_masked_have_none(activation):
+    mask = OutputMask()
+    parts = [layers.Dense(4, name="head"), mask]
+    if activation:
+        parts.append(layers.Activation(activation))
+    model = net(*parts)
+    mask.set_active([1, 2])
+    loss = losses.SparseCategoricalCrossentropy(from_logits=not activation)
+    omega = estimate(model, inputs(10, 3), loss)
+    for value in omega.values():
+        assert np.all(value[..., [0, 3]] == 0)
+        assert np.all(value[..., [1, 2]] > 0)
+
+
+def test_outputs_of_a_model_add_up():
+    """The squared error of both is that of one output of both."""
+    inner = keras.Input((3,))
+    trunk = layers.Dense(2, name="trunk", kernel_initializer="ones")(inner)
+    heads = [layers.Dense(1, name=f"head_{i}")(trunk) for i in range(2)]
+    x = inputs(4, 3)
+    parts = [estimate(keras.Model(inner, h), x, "mse") for h in heads]
+    assert [*parts[0]][-1] == "head_0/bias"
+    both = {k: sum(p.get(k, 0) for p in parts) for k in {**parts[0]}}
+    # One unit of the trunk and one weight of each head at a time.
+    w = [
+        h[0] for h in (doubles(keras.Model(inner, head))[2:3] for head in heads)
+    ]
+    exact = np.outer(
+        (np.float64(x) ** 2).mean(axis=0), sum(each[:, 0] ** 2 for each in w)
+    )
+    assert_close([both["trunk/kernel"]], [exact], "trunk")
+
+
+def test_shared_paths_have_suffixes_as_in_the_getters():
+    inner = keras.Input((3,))
+    towers = [
+        keras.Sequential([keras.Input((3,)), layers.Dense(1, name="dense")])
+        for _ in range(2)
+    ]
+    model = keras.Model(inner, layers.Add()([t(inner) for t in towers]))
+    for variable in model.variables:
+        variable._path = variable.name
+    model.compile("sgd", "mse")
+    omega = estimate(model, inputs(4, 3))
+    si = SICallback()
+    si.set_model(model)
+    assert [*omega] == [*si.get_importance()]
+    assert [*omega] == ["kernel", "bias", "kernel#2", "bias#2"]
+    si.add_importance(omega)
+
+
+def test_frozen_layers_are_left_out():
+    model = net(layers.Dense(2, name="a"), layers.Dense(2, name="b"))
+    model.layers[0].trainable = False
+    omega = estimate(model, inputs(4, 3), "mse")
+    assert [*omega] == [v.path for v in model.layers[1].variables]
+
+
+class Subclassed(keras.Model):
+    """Has no argument `training`, adds a loss, and draws random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+        self.seeds = keras.random.SeedGenerator(3)
+
+    def call(self, x):
+        self.add_loss(keras.ops.sum(x))
+        noise = keras.random.normal((1, 2), seed=self.seeds)
+        return self.dense(x) * (1 + 0.1 * noise)
+
+
+def test_a_subclassed_model_with_state_of_its_own():
+    """Not even its seeds change, so that the estimate is the same again."""
+    model = Subclassed()
+    x = inputs(8, 3)
+    model(x[:1])
+    seeds = np.array(keras.ops.convert_to_numpy(model.seeds.state))
+    one, other = estimate(model, x, "mse"), estimate(model, x, "mse")
+    np.testing.assert_array_equal(model.seeds.state, seeds)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        [keras.ops.convert_to_numpy(loss) for loss in model.losses]
+
+
+@only_on("tensorflow", "jax", reason="torch always runs eagerly")
+def test_a_model_that_must_run_eagerly():
+    class Branches(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x) * (1 if float(x[0, 0]) > 0 else 2)
+
+    x = np.array([[1, 0], [-1, 1]], "float32")
+    model = Branches()
+    model(x)
+    model.compile("sgd", "mse", run_eagerly=True)
+    kernel, bias = estimate(model, x).values()
+    assert_close([kernel, bias], [[[2.5], [2.0]], [2.5]], "importance")
+
+
+@only_on("tensorflow")
+def test_an_operation_that_xla_does_not_know():
+    import tensorflow as tf
+
+    class OfPython(layers.Layer):
+        def call(self, x):
+            y = tf.py_function(lambda t: 3 * t, [x], x.dtype)
+            y.set_shape(x.shape)
+            return y
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    model = net(layers.Dense(1), OfPython())
+    x = inputs(5, 3)
+    kernel, _ = estimate(model, x, "mse").values()
+    exact = 9 * (np.float64(x) ** 2).mean(axis=0)[:, None]
+    assert_close([kernel], [exact], "kernel")
+
+
+# Precision.
+
+
+@only_on("tensorflow", "torch", reason="JAX has x64 switched off")
+def test_float64():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = net(layers.Dense(2))
+        x = np.random.default_rng(0).normal(size=(6, 3))
+        kernel, _ = estimate(model, x, "mse").values()
+        exact = np.tile((x**2).mean(axis=0)[:, None] / 2, 2)
+        # Keras narrows inputs on torch.
+        rtol = 1e-14 if keras.backend.backend() == "tensorflow" else 1e-6
+        np.testing.assert_allclose(kernel, exact, rtol=rtol)
+    finally:
+        keras.config.set_floatx("float32")
+
+
+@pytest.mark.parametrize(
+    ("policy", "tolerance"), [("mixed_float16", 0.01), ("mixed_bfloat16", 0.06)]
+)
+def test_mixed_precision(policy, tolerance):
+    x = inputs(50, 3)
+
+    def run():
+        head = layers.Dense(3, dtype="float32")
+        return estimate(
+            net(layers.Dense(8, activation="tanh"), head), x, CROSS_ENTROPY
+        )
+
+    exact = run()
+    keras.config.set_dtype_policy(policy)
+    for one, other in zip(run().values(), exact.values()):
+        assert one.dtype == "float32"
+        assert abs(one.sum() / other.sum() - 1) < tolerance
+
+
+def test_float16_does_not_round_small_gradients_to_zero():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = net(layers.Dense(1))
+    model.set_weights([np.zeros((3, 1)), np.array([-16.0])])
+    x = np.full((4, 3), 1e-4, "float32")
+    loss = losses.BinaryCrossentropy(from_logits=True)
+    kernel, _ = estimate(model, x, loss).values()
+    p = sigmoid(-16.0)
+    np.testing.assert_allclose(kernel, p * (1 - p) * 1e-8 / 2, rtol=0.02)
+
+
+# Which samples, and which signs.
+
+
+def test_the_seed_is_all_that_chance_depends_on():
+    model = net(layers.Dense(4, activation="tanh"), layers.Dense(3))
+    x = inputs(30, 3)
+    run = functools.partial(estimate, model, x, CROSS_ENTROPY, samples=10)
+    kernels = [[*run(seed=seed).values()][0] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert np.all(kernels[0] != kernels[2])
+
+
+def test_samples_are_taken_at_random():
+    """Not the first ones: files are often sorted by class."""
+    model = net(layers.Dense(1))
+    x = np.repeat(np.eye(3, dtype="float32"), 100, axis=0)
+    kernel, bias = estimate(model, x, "mse", samples=90).values()
+    np.testing.assert_allclose(bias, 1, rtol=1e-5)
+    assert np.all(abs(kernel - 1 / 3) < 0.12)
+    assert np.any(kernel != kernel[0])
+    all_of_them, _ = estimate(model, x, "mse", samples=1000).values()
+    np.testing.assert_allclose(all_of_them, 1 / 3, rtol=1e-5)
+
+
+def test_every_sample_has_signs_of_its_own():
+    """Else 1,000 samples would be as noisy as one."""
+    model = net(layers.Dense(3))
+    x = np.ones((1000, 3), "float32")
+    _, bias = estimate(model, x, CROSS_ENTROPY).values()
+    weights, intercept = doubles(model)
+    p = softmax(x[0] @ weights + intercept)
+    np.testing.assert_allclose(bias, p * (1 - p) / 2, rtol=0.15)
+
+
+def test_paths_of_a_loaded_model_are_renamed_as_the_error_says(tmp_path):
+    """Keras drops the name of a `Sequential` from the paths within."""
+    model, first, _ = trained()
+    importance = estimate(model, first[0])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    si = SICallback()
+    si.set_model(loaded)
+    with pytest.raises(ValueError, match="rename with `dict"):
+        si.add_importance(importance)
+    si.add_importance(
+        dict(zip(si.get_importance(), importance.values(), strict=True))
+    )
+    assert_close(
+        si.get_importance().values(), importance.values(), "importance"
+    )
+
+
+def test_the_loss_may_be_that_of_compile(tmp_path):
+    model = net(layers.Dense(3))
+    x = inputs(5, 3)
+    exact = estimate(model, x, CROSS_ENTROPY).values()
+    for loss in (CROSS_ENTROPY, [CROSS_ENTROPY]):
+        model.compile("adam", loss)
+        assert_close(estimate(model, x).values(), exact, "importance")
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_close(estimate(loaded, x).values(), exact, "importance")
+
+
+def test_inputs_may_be_tensors_or_wide():
+    model = net(layers.Dense(1))
+    x = inputs(5, 3)
+    exact = [*estimate(model, x, "mse").values()]
+    for other in (keras.ops.convert_to_tensor(x), np.float64(x)):
+        assert_close(estimate(model, other, "mse").values(), exact, "x")
+
+
+def test_progress(capsys):
+    model = net(layers.Dense(1))
+    fisher_importance(model, inputs(5, 3), "mse")
+    assert "5/5" in capsys.readouterr().out
+    fisher_importance(model, inputs(5, 3), "mse", verbose=0)
+    assert not capsys.readouterr().out
+
+
+# Bad input.
+
+
+def refuses(message, model, x, *args, **kwargs):
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
+    with pytest.raises(ValueError, match=message):
+        estimate(model, x, *args, **kwargs)
+    for variable, value in zip(model.variables, before):
+        np.testing.assert_array_equal(variable, value)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        *({"samples": n} for n in (0, -1, 1.5, "10", True, None)),
+        *({"seed": n} for n in (-1, 0.5, "0", None)),
+        {"verbose": 3},
+    ],
+)
+def test_numbers(kwargs):
+    (name,) = kwargs
+    refuses(f"`{name}` must be", net(layers.Dense(1)), inputs(2, 3), **kwargs)
+
+
+def test_models():
+    with pytest.raises(ValueError, match="call it once on a batch"):
+        estimate(keras.Sequential([layers.Dense(1)]), inputs(2, 3), "mse")
+    with pytest.raises(ValueError, match="built `keras.Model`"):
+        estimate("model.keras", inputs(2, 3), "mse")
+    frozen = net(layers.Dense(1))
+    frozen.trainable = False
+    refuses("no trainable variables", frozen, inputs(2, 3), "mse")
+
+
+def own_loss(y, z):
+    return keras.ops.mean(abs(y - z))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *("mae", losses.Huber(), own_loss, ["mse", "mse"]),
+        losses.CategoricalFocalCrossentropy(),
+        losses.SparseCategoricalCrossentropy(ignore_class=0),
+    ],
+    ids=str,
+)
+def test_a_loss_without_a_known_likelihood(loss):
+    for word in ("BinaryCrossentropy", 'loss="mse"', "Received"):
+        refuses(word, net(layers.Dense(3)), inputs(2, 3), loss)
+
+
+def test_no_loss():
+    model = net(layers.Dense(1))
+    refuses("loss=None", model, inputs(2, 3))
+    model.compile("sgd")
+    refuses('Pass it, or loss="mse"', model, inputs(2, 3))
+
+
+def test_probabilities_that_are_none():
+    model = net(layers.Dense(3))
+    refuses("from_logits=True", model, inputs(9, 3), "binary_crossentropy")
+
+
+def test_several_outputs():
+    inner = keras.Input((3,))
+    model = keras.Model(inner, [layers.Dense(1)(inner), layers.Dense(1)(inner)])
+    model.compile("sgd", ["mse", "mse"])
+    refuses(r"keras.Model\(model.input, output\)", model, inputs(2, 3))
+
+
+def test_a_mask_on_the_output():
+    model = net(
+        layers.Embedding(4, 2, mask_zero=True), layers.Dense(2), shape=(2,)
+    )
+    refuses("has a mask", model, np.array([[1, 0], [1, 2]]), CROSS_ENTROPY)
+    model = net(
+        layers.Embedding(4, 2, mask_zero=True),
+        layers.LSTM(2),
+        layers.Dense(2),
+        shape=(2,),
+    )
+    assert estimate(model, np.array([[1, 0], [1, 2]]), CROSS_ENTROPY)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (inputs(0, 3), r"Received: \[0\] samples"),
+        ([inputs(2, 3), inputs(4, 3)], r"Received: \[2, 4\] samples"),
+        (iter(inputs(2, 3)), "Collect some batches"),
+        ([[1.0, 2.0, 3.0]], "must be an array"),
+        (None, "must be an array"),
+        ([], "must be an array"),
+    ],
+    ids=str,
+)
+def test_samples_that_are_none(x, message):
+    refuses(message, net(layers.Dense(1)), x, "mse")
+
+
+@only_on("tensorflow")
+def test_a_dataset():
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((inputs(8, 3), inputs(8, 1)))
+    refuses("take", net(layers.Dense(1)), data.batch(2), "mse")
+
+
+def test_inputs_of_a_wrong_shape():
+    with pytest.raises(ValueError, match="shape"):
+        estimate(net(layers.Dense(1)), inputs(2, 5), "mse")
+
+
+def test_what_is_not_finite():
+    model = net(layers.Dense(1, name="head"))
+    x = inputs(4, 3)
+    x[2, 1] = np.nan
+    refuses("sample 2", model, x, "mse")
+    model.set_weights([np.full((3, 1), np.inf), np.zeros(1)])
+    refuses(
+        r"weights of \['sequential/head/kernel'\]", model, inputs(4, 3), "mse"
+    )
+    root = net(layers.Dense(1, use_bias=False), layers.Lambda(keras.ops.sqrt))
+    root.set_weights([np.zeros((3, 1))])  # its derivative is infinite
+    refuses("gradients of", root, inputs(4, 3), "mse")
+
+
+def test_a_model_that_is_sure_of_everything():
+    model = net(layers.Dense(2))
+    model.set_weights([np.zeros((3, 2)), np.array([1e4, -1e4])])
+    with pytest.warns(UserWarning, match="all importance is 0"):
+        omega = estimate(model, inputs(4, 3), CROSS_ENTROPY)
+    assert not any(value.any() for value in omega.values())
+
+
+@only_on("tensorflow")
+def test_under_tf_distribute():
+    import tensorflow as tf
+
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model = net(layers.Dense(1))
+    refuses("one device", model, inputs(2, 3), "mse")
+
+
+@only_on("jax")
+def test_under_keras_distribution():
+    model = net(layers.Dense(1))
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    try:
+        refuses("one device", model, inputs(2, 3), "mse")
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+# Into SI.
+
+
+BIAS = "sequential/dense_0/bias"
+
+
+def trained(*callbacks):
+    """Returns a model that has learned a task, that task and the next."""
+    first, second = make_tasks(2)
+    keras.utils.set_random_seed(7)  # the same weights each time
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    fit(model, first, *callbacks)
+    return model, first, second
+
+
+def random_importance(model, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        v.path: rng.uniform(0, 1, v.shape).astype("float32")
+        for v in model.trainable_variables
+    }
+
+
+def protect(model, strength=0.7, scale=1.0, seed=0):
+    si = SICallback(strength, 0.05)
+    si.set_model(model)
+    si.add_importance(random_importance(model, seed), scale)
+    return si
+
+
+def test_training_with_what_was_added_is_exact():
+    """The oracle has the importance from the start; then SI goes on."""
+    model, _, second = trained()
+    reference = make_oracle(model, oracle.SGD(0.1), 0.7, 0.05)
+    added = random_importance(model).values()
+    reference.importance = [3.0 * np.float64(each) for each in added]
+    si = protect(model, scale=3.0)
+    fit(model, second, si)
+    oracle.fit(reference, np.float64(second[0]), second[1], 8, 2)
+    reference.consolidate()
+    assert_matches_oracle(model, si, reference)
+
+
+def test_the_estimate_of_a_model_fits_it():
+    model, first, second = trained()
+    si = SICallback()
+    si.set_model(model)
+    si.add_importance(estimate(model, first[0]))
+    assert all(value.max() > 0 for value in si.get_importance().values())
+    fit(model, second, si)
+
+
+def test_added_importance_adds_up():
+    model, *_ = trained()
+    si = protect(model, scale=2.0)
+    si.add_importance(random_importance(model, seed=1), scale=0.5)
+    part = {BIAS: np.ones(9)}
+    si.add_importance(part)
+    one, other = (random_importance(model, seed) for seed in (0, 1))
+    for name, value in si.get_importance().items():
+        exact = 2.0 * one[name] + 0.5 * other[name] + part.get(name, 0)
+        np.testing.assert_allclose(value, exact, rtol=1e-6)
+
+
+def test_the_penalty_of_a_known_step():
+    model, *_ = trained()
+    si = protect(model, strength=0.7, scale=3.0)
+    assert float(sum(model.losses)) == 0
+    variable = model.trainable_variables[0]
+    variable.assign(variable + 0.5)
+    si.strength = si.strength
+    importance = random_importance(model)[variable.path]
+    exact = 0.7 * 3.0 * importance.sum() * 0.25
+    np.testing.assert_allclose(float(sum(model.losses)), exact, rtol=1e-4)
+
+
+def test_it_ends_the_task():
+    """Of two tasks: the first by `fit`, half a second one by hand."""
+    si = SICallback(0.7, 0.05, consolidate=None)
+    model, _, second = trained(si)
+    fit(model, second, si, epochs=1)
+    twin, _, _ = trained(other := SICallback(0.7, 0.05, consolidate=None))
+    fit(twin, second, other, epochs=1)
+    other.consolidate()
+    si.add_importance(random_importance(model))
+    for value, added, before in zip(
+        si.get_importance().values(),
+        random_importance(model).values(),
+        other.get_importance().values(),
+    ):
+        np.testing.assert_allclose(value, before + added, rtol=1e-6)
+    for read in ("get_path_integral", "get_reference"):
+        for a, b in zip(
+            getattr(si, read)().values(), getattr(other, read)().values()
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_reference_is_the_weights_of_now():
+    """Also of weights that were loaded after attaching, without a warning."""
+    model = compile_model(make_model())
+    si = SICallback()
+    si.set_model(model)
+    loaded = [w + 1 for w in model.get_weights()]
+    model.set_weights(loaded)
+    si.add_importance(random_importance(model))
+    model.set_weights([w + 1 for w in loaded])
+    # It follows the weights no longer.
+    assert_close(si.get_reference().values(), loaded, "reference")
+    fit(model, make_tasks(1)[0], si, epochs=1)
+
+
+def test_a_task_of_one_step_is_no_mistake():
+    si = SICallback(consolidate=None)
+    model = compile_model(make_model())
+    x, y = make_tasks(1)[0]
+    model.fit(x, y, batch_size=len(x), callbacks=[si], verbose=0)
+    si.add_importance(random_importance(model))  # warnings are errors
+    model.fit(x, y, batch_size=len(x), callbacks=[si], verbose=0)
+    with pytest.warns(UserWarning, match="one optimizer step"):
+        si.consolidate()
+
+
+def test_moving_statistics_are_warned_of_once():
+    model = net(layers.Dense(3), layers.BatchNormalization())
+    model.compile("sgd", "mse")
+    si = SICallback()
+    si.set_model(model)
+    with pytest.warns(UserWarning, match="moving statistics"):
+        si.add_importance(random_importance(model))
+    si.add_importance(random_importance(model))
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    model, _, second = trained()
+    si = protect(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    again = SICallback(0.7, 0.05)
+    again.set_model(loaded)
+    one, other = (fit(m, second, s) for m, s in ((model, si), (loaded, again)))
+    assert one.history == other.history
+    for a, b in zip(
+        si.get_importance().values(), again.get_importance().values()
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_new_compile_keeps_it():
+    model, *_ = trained()
+    si = protect(model)
+    reference = si.get_reference()
+    compile_model(model)
+    model.set_weights([w + 1 for w in model.get_weights()])
+    si.set_model(model)
+    for name, value in random_importance(model).items():
+        np.testing.assert_array_equal(si.get_importance()[name], value)
+        np.testing.assert_array_equal(si.get_reference()[name], reference[name])
+
+
+def test_no_model_is_attached():
+    with pytest.raises(ValueError, match="not attached"):
+        SICallback().add_importance({"a": np.ones(2)})
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"x/kernel": np.ones(2)}, rf"has \['x/kernel'\].*{BIAS}"),
+        ({BIAS: np.ones(2)}, rf"'{BIAS}' .*\(9,\). Received: \(2,\)"),
+        ({BIAS: -np.ones(9)}, rf"'{BIAS}' .*at least 0"),
+        ({BIAS: np.full(9, np.nan)}, rf"'{BIAS}' .*finite"),
+        ({}, "must be a dict"),
+        ([np.ones(9)], "must be a dict"),
+    ],
+    ids=str,
+)
+def test_importance_that_is_none(entries, message):
+    model, *_ = trained()
+    si = protect(model)
+    before = si.get_importance()
+    model.set_weights([w + 1 for w in model.get_weights()])
+    with pytest.raises(ValueError, match=message):
+        si.add_importance(
+            random_importance(model) | entries
+            if isinstance(entries, dict) and entries
+            else entries
+        )
+    for name, value in si.get_importance().items():
+        np.testing.assert_array_equal(value, before[name])
+    reference = si.get_reference()[BIAS]
+    assert np.all(reference != keras.ops.convert_to_numpy(model.weights[1]))
+
+
+@pytest.mark.parametrize("scale", [-1, np.nan, np.inf, True, "1", None, 1e300])
+def test_scales_that_are_none(scale):
+    model, *_ = trained()
+    with pytest.raises(ValueError, match="finite number"):
+        protect(model, scale=scale)
+
+
+def test_what_is_excluded_is_not_taken():
+    model, first, _ = trained()
+    si = SICallback(exclude="dense_0")
+    si.set_model(model)
+    importance = estimate(model, first[0])
+    with pytest.raises(ValueError, match="Leave out what is frozen"):
+        si.add_importance(importance)
+    kept = si.get_importance()
+    si.add_importance({name: importance[name] for name in kept})
