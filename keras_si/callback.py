@@ -320,8 +320,12 @@ class SICallback(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self._optimizer is None or not self._epoch_has_begun:
             return
-        if not self._ends_tasks:
-            diagnostics.warn_of_doubts(self.model, self._state, self._warned)
+        if isinstance(self._consolidate, int):
+            diagnostics.warn_of_doubts(
+                self.model, self._state, self._warned, unsaid=("one step",)
+            )
+        elif self._consolidate is None:
+            pass  # `consolidate()` warns
         elif self._is_broken:
             pass  # which was said: the task has not come to its end
         elif not np.isfinite((logs or {}).get("loss", 0.0)):

@@ -575,7 +575,7 @@ def own_loss(y, z):
         losses.CategoricalFocalCrossentropy(),
         losses.SparseCategoricalCrossentropy(ignore_class=0),
     ],
-    ids=str,
+    ids=["mae", "huber", "own", "list", "focal", "ignore_class"],
 )
 def test_a_loss_without_a_known_likelihood(loss):
     for word in ("BinaryCrossentropy", 'loss="mse"', "Received"):
@@ -625,7 +625,7 @@ def test_a_mask_on_the_output():
         (None, "must be an array"),
         ([], "must be an array"),
     ],
-    ids=str,
+    ids=["none", "lengths", "iterator", "numbers", "None", "empty"],
 )
 def test_samples_that_are_none(x, message):
     refuses(message, net(layers.Dense(1)), x, "mse")
