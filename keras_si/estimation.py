@@ -143,12 +143,9 @@ def _sample(x: Any, index: int) -> Any:
                 "`x` must be finite. Received: NaN or infinite values in "
                 f"sample {index}. Leave such samples out."
             )
-        narrow = keras.config.floatx() != "float64"
-        return (
-            array.astype("float32" if narrow else "float64")
-            if (array.dtype == "float64")
-            else array
-        )
+        if array.dtype == "float64" and keras.config.floatx() != "float64":
+            array = array.astype("float32")
+        return array
 
     return keras.tree.map_structure(row, x)
 

@@ -61,7 +61,7 @@ def sum_squares(
         "torch": _torch,
     }[keras.backend.backend()]
     totals = run(measure, variables, others, dtypes, samples, compiled)
-    return [np.array(ops.convert_to_numpy(total)) for total in totals]
+    return [ops.convert_to_numpy(total) for total in totals]
 
 
 def _tensorflow(
