@@ -315,19 +315,17 @@ class SICallback(keras.callbacks.Callback):
         counts = self._counts()
         if counts is not None and counts == self._counts_at_begin:
             diagnostics.warn_of_no_step()
-        self._is_broken = diagnostics.warn_of_nonfinite(state)
+        self._is_broken = bool(diagnostics.warn_of_nonfinite(state))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self._optimizer is None or not self._epoch_has_begun:
             return
+        if self._is_broken or self._consolidate is None:
+            return  # the first was said; `consolidate()` ends the second's
         if isinstance(self._consolidate, int):
             diagnostics.warn_of_doubts(
                 self.model, self._state, self._warned, unsaid=("one step",)
             )
-        elif self._consolidate is None:
-            pass  # `consolidate()` warns
-        elif self._is_broken:
-            pass  # which was said: the task has not come to its end
         elif not np.isfinite((logs or {}).get("loss", 0.0)):
             diagnostics.warn_of_nonfinite_loss()
         else:

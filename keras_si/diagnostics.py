@@ -75,10 +75,10 @@ def warn_of_nonfinite_loss() -> None:
     )
 
 
-def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> bool:
-    """Says what is not finite. Returns whether weights are.
+def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> list[str]:
+    """Says what is not finite; in the path integral it was zeroed.
 
-    It is zeroed in the path integral.
+    Returns the names of variables that are not finite.
     """
     dropped = state.drop_nonfinite()
     if dropped:
@@ -98,7 +98,7 @@ def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> bool:
             f"are finite again.{_too_strong(state)}",
             stacklevel,
         )
-    return bool(broken)
+    return broken
 
 
 def _too_strong(state: SIState) -> str:
@@ -122,10 +122,11 @@ def _too_strong(state: SIState) -> str:
 def check_task_end(state: SIState, stacklevel: int) -> None:
     """Refuses to consolidate weights that are not finite."""
     state.check_not_erased()
-    if warn_of_nonfinite(state, stacklevel + 1):
+    broken = warn_of_nonfinite(state, stacklevel + 1)
+    if broken:
         raise ValueError(
             "Cannot consolidate: there are NaN or infinite values in the "
-            "weights. Importance and reference are kept as they were. Restore "
+            f"weights of {broken}. Importance and reference are kept as they were. Restore "
             "finite weights (for instance with `model.load_weights`), then "
             "continue."
         )
