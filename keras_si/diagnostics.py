@@ -126,9 +126,9 @@ def check_task_end(state: SIState, stacklevel: int) -> None:
     if broken:
         raise ValueError(
             "Cannot consolidate: there are NaN or infinite values in the "
-            f"weights of {broken}. Importance and reference are kept as they were. Restore "
-            "finite weights (for instance with `model.load_weights`), then "
-            "continue."
+            f"weights of {broken}. Importance and reference are kept as they "
+            "were. Restore finite weights (for instance with "
+            "`model.load_weights`), then continue."
         )
 
 
