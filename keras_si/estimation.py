@@ -6,6 +6,8 @@ weights is J^T H J. With S S^T = H and a vector a of random signs, J^T S a is
 one backward pass, and the mean of its square the diagonal of J^T H J.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterator
 from typing import Any
