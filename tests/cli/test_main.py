@@ -56,7 +56,7 @@ def help_of(command):
         ),
         ("pmnist --preset slow", "'slow' is not one of 'quick', 'paper'"),
         ("pmnist --data-dir nowhere", "Directory 'nowhere' does not exist."),
-        ("pmnist --taks 3", "No such option '--taks'"),
+        ("pmnist --taks 3", "--taks"),
         ("imagenet", "'imagenet' is not one of 'pmnist', 'smnist', 'scifar'"),
         ("", "Missing argument '{pmnist|smnist|scifar}'. Choose from: pm"),
         ("pmnist --dataset MNIST", "--dataset: received 'MNIST', expected a"),
