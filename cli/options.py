@@ -73,19 +73,21 @@ protocol = _adding(
     ),
     option(
         *("--scenario", click.Choice(list(SCENARIOS))),
-        "What the net is told, and what it must tell apart; `keras-si list` "
-        "explains them.  [default: the paper's]",
+        "What the net knows about the task; `keras-si list` explains each.  "
+        "[default: the paper's]",
     ),
     option("--tasks", COUNT, "Number of tasks."),
     option("--epochs", COUNT, "Epochs for each task."),
-    option("--steps", COUNT, "Training steps a task, not epochs."),
-    option("--batch-size", COUNT, "Of the training."),
+    option(
+        "--steps", COUNT, "Training steps for each task, in place of epochs."
+    ),
+    option("--batch-size", COUNT, "Training batch size."),
     option(
         *("--hidden", Several(COUNT)),
         "Units of each hidden dense layer, as in 2000,2000.",
         metavar="UNITS,...",
     ),
-    option("--learning-rate", POSITIVE, "Of Adam."),
+    option("--learning-rate", POSITIVE, "Adam's learning rate."),
     click.option(
         "--reset-optimizer/--keep-optimizer",
         default=None,
@@ -105,7 +107,9 @@ protocol = _adding(
         "Decides weights, tasks and the order of the data.",
         default=0,
     ),
-    option("--seeds", COUNT, "How many, counted up from --seed.", default=1),
+    option(
+        "--seeds", COUNT, "Number of seeds, counted up from --seed.", default=1
+    ),
     option(
         *("--dataset", str),
         "A TFDS image classification dataset, with images of one size.  "
@@ -113,7 +117,7 @@ protocol = _adding(
     ),
     option(
         *("--data-dir", click.Path(exists=True, file_okay=False)),
-        "TFDS folder that has the dataset, or will have it.",
+        "TFDS data folder; a missing dataset is downloaded to it.",
     ),
     option(
         *("--precision", click.Choice(config.PRECISIONS)),
@@ -128,7 +132,7 @@ protocol = _adding(
     click.option(
         "--deterministic",
         is_flag=True,
-        help="The same results run after run on a GPU too, where that takes "
-        "longer; on CPUs it is always so.",
+        help="Make runs on a GPU reproducible, and slower; runs on CPUs always "
+        "are.",
     ),
 )
