@@ -15,10 +15,15 @@ References:
   section 3.1 (forgetting).
 """
 
+from __future__ import annotations
+
 import numbers
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 def average_accuracy(accuracy: ArrayLike, after: int | None = None) -> float:
