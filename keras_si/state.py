@@ -145,17 +145,19 @@ class SIState:
 
     def follow_weights(self, slots: Sequence[int]) -> None:
         """Before the first step of variables: theta~ is theta."""
-        follows = {slot: self.steps[slot] < 0 for slot in slots}
+        steps = ops.convert_to_tensor(self.steps)
+        if len(slots) < len(self.variables):
+            steps = ops.stack([steps[slot] for slot in slots])
         backend.assign_if(
-            ops.any(ops.stack(list(follows.values()))),
+            ops.any(steps < 0),
             [self.references[slot] for slot in slots],
             lambda: [
                 ops.where(
-                    follows[slot],
+                    steps[i] < 0,
                     self.weights(slot),
                     ops.convert_to_tensor(self.references[slot]),
                 )
-                for slot in slots
+                for i, slot in enumerate(slots)
             ],
         )
 
