@@ -241,6 +241,12 @@ def unique_names(variables: Iterable[keras.Variable]) -> list[str]:
     return names
 
 
+def names_by_id(model: keras.Model) -> dict[int, str]:
+    """Returns the unique name of each variable of `model`, by its id."""
+    variables = model.variables
+    return dict(zip(map(id, variables), unique_names(variables), strict=True))
+
+
 def _is_number(value: Any) -> bool:
     try:
         return not isinstance(value, bool) and math.isfinite(value)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import keras
 
 from keras_si import backend, diagnostics, replicas
-from keras_si.arguments import unique_names
+from keras_si.arguments import names_by_id
 from keras_si.links import is_linked, link, link_of, unlink
 from keras_si.optimizer import SIOptimizer
 from keras_si.saving import end_of_path
@@ -105,7 +105,7 @@ def _carrying_on(
 ) -> SIOptimizer:
     """Returns the SI optimizer that carries on the model's state."""
     variables = model.trainable_variables
-    names = _names(model)
+    names = names_by_id(model)
     tracked = [
         # Such a variable is overwritten by its "gradient" (float8 scales): it
         # takes no steps.
@@ -114,9 +114,9 @@ def _carrying_on(
         for variable in variables
     ]
     if isinstance(current, SIOptimizer):
-        if current.is_used:
-            if tracks is None or tracked == list(current.tracked or ()):
-                return current
+        same = tracks is None or tracked == list(current.tracked or ())
+        if current.is_used and same:
+            return current
         # A copy of an SI optimizer is used like the user's own.
         current = current.inner_optimizer
     if not any(tracked):
@@ -133,12 +133,6 @@ def _carrying_on(
     si_optimizer.build(variables)
     _refuse_hidden_accumulation(current)
     return si_optimizer
-
-
-def _names(model: keras.Model) -> dict[int, str]:
-    """Returns a name for each variable of `model`, by its id."""
-    variables = model.variables
-    return dict(zip(map(id, variables), unique_names(variables), strict=True))
 
 
 def _refuse_hidden_accumulation(
@@ -161,7 +155,7 @@ def _refuse_hidden_accumulation(
 
 def _take_up(model: keras.Model, state: SIState) -> None:
     """Gives `state` all that is known of the model's variables by now."""
-    names = _names(model)
+    names = names_by_id(model)
     state.names = [names[id(variable)] for variable in state.variables]
     links = {id(v): found for v in model.weights if (found := link_of(v))}
     others = {id(each.state): each.state for each in links.values()}

@@ -162,8 +162,9 @@ class SICallback(keras.callbacks.Callback):
         """
         references = self._read("references")
         state = self._state
+        counts = state.counts()
         for slot, name in enumerate(state.names):
-            if state.counts()[slot] < 0:
+            if counts[slot] < 0:
                 references[name] = ops.convert_to_numpy(state.weights(slot))
         return references
 

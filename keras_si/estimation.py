@@ -22,7 +22,7 @@ from keras_si.arguments import (
     check_progress_bar,
     check_samples,
     check_trained,
-    unique_names,
+    names_by_id,
 )
 from keras_si.equations import Tensor
 
@@ -120,8 +120,7 @@ def fisher_importance(
             bar.update(done)
 
     squares = gradients.sum_squares(measured, variables, others, draw(), model)
-    names = unique_names(model.variables)
-    name_of = dict(zip(map(id, model.variables), names, strict=True))
+    name_of = names_by_id(model)
     importance = {
         name_of[id(variable)]: square / (2 * len(chosen) * _SCALE**2)
         for variable, square in zip(variables, squares, strict=True)
