@@ -6,10 +6,10 @@ from typing import Any
 
 PAPER = "Zenke, Poole & Ganguli 2017"
 VAN_DE_VEN = "van de Ven & Tolias 2018"
-# The strengths of the paper's own runs were not at hand.
 VAN_DE_VEN_STRENGTH = (
-    "xi and c are the defaults of the authors' later code (van de Ven, "
-    "Tuytelaars & Tolias 2022), whose SI takes the gradient of the total loss"
+    "xi and c are from param_values.py of the branch `preprints` of the "
+    "authors' code; their SI takes the gradient of the total loss and does "
+    "not rectify"
 )
 
 SCENARIOS = {
@@ -129,7 +129,7 @@ PMNIST = Benchmark(
             learning_rate=1e-4,
             reset_optimizer=False,
             output_weights="glorot",
-            strength=10.0,
+            strength=5.0,
             damping=0.1,
         ),
     },
@@ -176,7 +176,7 @@ SMNIST = Benchmark(
             learning_rate=1e-3,
             reset_optimizer=False,
             output_weights="glorot",
-            strength={"task": 10.0, "domain": 50000.0, "class": 5000.0},
+            strength={"task": 50.0, "domain": 500.0, "class": 0.5},
             damping=0.1,
         ),
     },

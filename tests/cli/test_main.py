@@ -250,7 +250,7 @@ def test_list_names_everything_with_its_source(cli):
     # 3 benchmarks with 3, 3 and 2 presets, and 5 methods.
     assert result.stdout.count("source:") == 3 + 8 + 5
     text = " ".join(words)
-    assert "--strength 50000 (domain) --strength 5000 (class)" in text
+    assert "--strength 500 (domain) --strength 0.5 (class)" in text
     assert "--hidden 2000,2000 --learning-rate 0.003 --keep-optimizer" in text
     assert max(map(len, result.stdout.splitlines())) <= 80
 

@@ -31,7 +31,7 @@ V_NET, C_NET = ((400, 400), "glorot", 0), ((512,), "zeros", 0)
             10,
             (None, 5000, 128),
             ((1000, 1000), "glorot", 2),
-            (1e-4, False, 10.0, 0.1),
+            (1e-4, False, 5.0, 0.1),
         ),
         ("smnist quick task", 5, (2, None, 64), S_NET, (1e-3, True, 1.0, 1e-3)),
         (
@@ -46,21 +46,21 @@ V_NET, C_NET = ((400, 400), "glorot", 0), ((512,), "zeros", 0)
             5,
             (None, 2000, 128),
             V_NET,
-            (1e-3, False, 10.0, 0.1),
+            (1e-3, False, 50.0, 0.1),
         ),
         (
             "smnist vandeven domain",
             5,
             (None, 2000, 128),
             V_NET,
-            (1e-3, False, 50000.0, 0.1),
+            (1e-3, False, 500.0, 0.1),
         ),
         (
             "smnist vandeven class",
             5,
             (None, 2000, 128),
             V_NET,
-            (1e-3, False, 5000.0, 0.1),
+            (1e-3, False, 0.5, 0.1),
         ),
         (
             "scifar quick task",
