@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import keras
+from keras import ops
 
 from keras_si import backend, diagnostics, replicas
 from keras_si.arguments import names_by_id
@@ -49,7 +50,7 @@ def attach(
     with replicas.scope(model):
         si_optimizer = _carrying_on(model, current, tracks)
     state = si_optimizer.state
-    state.check_not_erased()
+    diagnostics.check_not_erased(state)
     changed = si_optimizer.configure(damping, consolidate_every)
     if (
         not changed
@@ -161,24 +162,31 @@ def _take_up(model: keras.Model, state: SIState) -> None:
     others = {id(each.state): each.state for each in links.values()}
     others.pop(id(state), None)
     for other in others.values():
-        state.continue_from(other)
+        # Where the model stood in its task, and what a file had of it.
+        diagnostics.check_not_erased(other)
+        state.due.assign(ops.maximum(state.due, other.due))
+        state.fit = other.fit
+        state.loaded |= other.loaded
     slots = {id(variable): i for i, variable in enumerate(state.variables)}
+    beside = {id(v) for other in others.values() for _, v in other.others}
     newcomers = []
     for position, variable in enumerate(model.weights):
         if id(variable) not in slots:
             continue
         slot, found = slots[id(variable)], links.get(id(variable))
         end, arrays = state.loaded.pop(position, ("", ()))
+        was_there = end == end_of_path(variable)
         if found is not None:
             if found.state is not state:
                 steps = int(found.state.counts()[found.slot])
                 state.take_over(slot, found.known(), steps)
-        elif end == end_of_path(variable) and (
-            arrays[0].shape == tuple(variable.shape)
-        ):
-            state.take_over(slot, arrays, steps=0)
-        elif any(each.had_beside(variable) for each in others.values()):
+        elif was_there and arrays:
+            if arrays[0].shape == tuple(variable.shape):
+                state.take_over(slot, arrays, steps=0)
+        elif was_there or id(variable) in beside:
             newcomers.append(names[id(variable)])
+    if not any(other.has_importance() for other in others.values()):
+        newcomers = []  # no task has been learned without them
     state.others = [
         (position, variable)
         for position, variable in enumerate(model.weights)

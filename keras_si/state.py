@@ -40,31 +40,27 @@ class SIState:
     Attributes:
         names: A name for each variable, no two alike: its path, or the path
             with a suffix.
-        path_integrals: omega, one variable of the weights' shape a slot.
-        importances: Omega, likewise.
-        references: theta~, likewise; the weights of now until the first step.
-        strength: c, a scalar variable.
-        damping: xi, a scalar variable.
-        steps: Optimizer steps since the last consolidation in which each
-            variable had a gradient, shape `(len(variables),)`. -1 until the
-            first: so long theta~ follows the weights, since weights that are
-            set or loaded before are where the first task starts.
-        due: 1 when a task has ended and its consolidation is still to be
-            done, else 0.
-        penalties: What each variable's penalty is at the weights of now,
-            shape `(len(variables),)`. The update computes it while the
-            weights are at hand, so the next step need not read all of the
-            state again.
-        gradient_sums: Of the task's loss over the micro-batches of the step
-            under way, likewise; none without gradient accumulation.
-        known_penalties: The values of `penalties`, while a step is running,
+        path_integrals, importances, references: omega, Omega and theta~, a
+            variable of the weights' shape for each slot.
+        strength, damping: c and xi, scalar variables.
+        steps: Optimizer steps of this task in which each variable had a
+            gradient, shape `(len(variables),)`; -1 until the first of all. So
+            long theta~ follows the weights: those that are set or loaded
+            before are where the first task starts.
+        due: 1 when a task has ended and is still to be consolidated, else 0.
+        penalties: Each variable's penalty at the weights of now, shape
+            `(len(variables),)`. The update computes it while the weights are
+            at hand, so the next step need not read all of the state again.
+        gradient_sums: Sums of the task's gradients over the micro-batches of
+            the step under way, with gradient accumulation only.
+        known_penalties: The values of `penalties` while a step is running,
             else `None`.
         fit: A `Fit`; a loaded state is that of a running one.
         others: The model's other variables, each with its position in
             `model.weights`.
-        loaded: What a file had of variables that were frozen when it was
+        loaded: What a file had of variables that were not tracked when it was
             saved: by position in `model.weights`, the end of the variable's
-            path, and omega, Omega and theta~.
+            path, and omega, Omega and theta~ if SI knew it.
     """
 
     def __init__(
@@ -234,43 +230,44 @@ class SIState:
     # At its end.
 
     def consolidate(self) -> None:
-        """Ends a task: updates Omega, moves theta~ to theta, zeroes omega.
-
-        Weights and omega must be finite.
-        """
-        for slot in range(len(self.variables)):
-            self._assign(slot, self._consolidated(slot))
-        self.steps.assign(ops.minimum(self.steps, 0))
+        """Ends a task: updates Omega, moves theta~ to theta, zeroes omega."""
+        self._end_task_of(ops.ones(len(self.variables), "bool"))
         self.due.assign(0)
 
     def consolidate_after(self, steps: int) -> None:
-        """Within a training step: ends a task that had so many steps.
+        """Within a training step: ends a task that had so many steps."""
+        counts = ops.convert_to_tensor(self.steps)
+        ends = ops.max(counts) >= steps
+        self._end_task_of(ops.logical_and(ends, counts > 0))
+
+    def _end_task_of(self, ended: Tensor) -> None:
+        """Consolidates variables, where `ended` holds.
 
         Elements that are not finite are left as they are: omega shows them at
         the epoch's end, and they reach neither Omega nor theta~.
         """
-        counts = ops.convert_to_tensor(self.steps)
-        ends = ops.max(counts) >= steps
         for slot in range(len(self.variables)):
-            new = self._consolidated(slot)
-            now = [ops.convert_to_tensor(a[slot]) for a in self.arrays]
-            moved = ends & (counts[slot] > 0) & ops.isfinite(new[2])
-            measured = moved & ops.isfinite(now[0])
-            masks = (measured, measured, moved)
-            self._assign(slot, list(map(ops.where, masks, new, now)))
-        assign(self.steps, ops.where(ends, ops.minimum(counts, 0), counts))
-
-    def _consolidated(self, slot: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns what omega, Omega and theta~ become."""
-        weights = self.weights(slot)
-        importance = equations.consolidate(
-            ops.convert_to_tensor(self.importances[slot]),
-            ops.convert_to_tensor(self.path_integrals[slot]),
-            weights,
-            ops.convert_to_tensor(self.references[slot]),
-            self._scalar(self.damping, slot),
-        )
-        return ops.zeros_like(weights), importance, _copy(weights)
+            omega, importance, reference = (
+                ops.convert_to_tensor(arrays[slot]) for arrays in self.arrays
+            )
+            weights = self.weights(slot)
+            consolidated = equations.consolidate(
+                importance,
+                omega,
+                weights,
+                reference,
+                self._scalar(self.damping, slot),
+            )
+            moved = ops.logical_and(ended[slot], ops.isfinite(weights))
+            measured = ops.logical_and(moved, ops.isfinite(omega))
+            new = (
+                ops.where(measured, ops.zeros_like(omega), omega),
+                ops.where(measured, consolidated, importance),
+                ops.where(moved, weights, reference),
+            )
+            self._assign(slot, new)
+        steps = ops.convert_to_tensor(self.steps)
+        assign(self.steps, ops.where(ended, ops.minimum(steps, 0), steps))
 
     def add_importance(self, added: Mapping[str, Tensor]) -> None:
         """Adds to Omega, by name; theta~ follows the weights no longer."""
@@ -288,13 +285,6 @@ class SIState:
     def _assign(self, slot: int, values: Sequence[Tensor]) -> None:
         for arrays, value in zip(self.arrays, values, strict=True):
             assign(arrays[slot], value)
-
-    def continue_from(self, other: SIState) -> None:
-        """Stands where another state of the same model stands in its task."""
-        other.check_not_erased()
-        self.due.assign(ops.maximum(self.due, other.due))
-        self.fit = other.fit
-        self.loaded |= other.loaded
 
     def take_over(self, slot: int, known: Sequence[Tensor], steps: int) -> None:
         """Takes over omega, Omega, theta~ and the steps of one variable."""
@@ -317,53 +307,8 @@ class SIState:
         """Returns the number of optimizer steps since the consolidation."""
         return max(int(self.counts().max()), 0)
 
-    def had_beside(self, variable: keras.Variable) -> bool:
-        """Whether a task was learned with a variable that was not tracked."""
-        beside = {id(each) for _, each in self.others}
-        return id(variable) in beside and self.has_importance()
-
     def has_importance(self) -> bool:
         return any(bool(ops.any(each != 0)) for each in self.importances)
-
-    def check_not_erased(self) -> None:
-        """Refuses to go on with state that somebody has zeroed."""
-        if not float(ops.convert_to_numpy(self.damping)):
-            raise ValueError(
-                "SI's state was erased: all variables of `model.optimizer` "
-                "were set to 0, and importance, reference and strength are "
-                "among them. Use `si.reset_optimizer()` to reset the moments "
-                "of your own optimizer alone. What is lost comes back if you "
-                "load it from a file; or call `si.detach()` and begin again."
-            )
-
-    def nonfinite_weights(self) -> list[str]:
-        """Returns the names of variables that hold NaN or infinity."""
-        return [
-            name
-            for slot, name in enumerate(self.names)
-            if not bool(ops.all(ops.isfinite(self.weights(slot))))
-        ]
-
-    def drop_nonfinite(self) -> dict[str, int]:
-        """Zeroes what is not finite in omega; returns its count by name."""
-        dropped = {}
-        for name, omega in zip(self.names, self.path_integrals, strict=True):
-            value = ops.convert_to_tensor(omega)
-            finite = ops.isfinite(value)
-            if not bool(ops.all(finite)):
-                dropped[name] = int(ops.sum(ops.cast(~finite, "int32")))
-                omega.assign(ops.where(finite, value, ops.zeros_like(value)))
-        return dropped
-
-    def moved_unheard(self) -> list[str]:
-        """Returns the names of variables that moved without a gradient."""
-        counts = self.counts()
-        return [
-            name
-            for slot, name in enumerate(self.names)
-            if counts[slot] <= 0
-            and bool(ops.any(self.weights(slot) != self.references[slot]))
-        ]
 
 
 def as_int(variable: keras.Variable) -> int:

@@ -286,13 +286,17 @@ def test_fit_within_a_fit_of_the_same_model_says_that_it_continues():
 # Layers.
 
 
-def test_layer_that_joins_later_is_named_once():
+@pytest.mark.parametrize("loaded", [False, True], ids=["same", "loaded"])
+def test_layer_that_joins_later_is_named_once(loaded, tmp_path):
     first, second = make_tasks(2)
     model = make_model()
     model.layers[0].trainable = False
     compile_model(model)
     si = SICallback()
     fit(model, first, si)
+    if loaded:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
     model.layers[0].trainable = True
     compile_model(model)
     with pytest.warns(UserWarning, match="dense_0/kernel.*not protected"):
