@@ -110,7 +110,8 @@ def test_weights_that_are_not_finite_are_not_consolidated_within_an_epoch():
 @pytest.mark.parametrize("first", [True, False])
 def test_fit_that_terminates_on_nan_ends_no_task(first):
     good, (x, y) = make_tasks(2)
-    model, si = compile_model(make_model()), SICallback()
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    si = SICallback()
     fit(model, good, si)
     importance, reference = si.get_importance(), si.get_reference()
     weights = model.get_weights()
