@@ -361,13 +361,19 @@ def test_pattern_means_both_of_one_path_or_one_by_its_suffix(exclude, left):
     assert list(si.get_importance()) == left
 
 
-def test_layer_of_another_model_does_not_get_what_a_frozen_one_knows():
+@pytest.mark.parametrize("loaded", [False, True], ids=["same", "loaded"])
+def test_layer_of_another_model_does_not_get_what_a_frozen_one_knows(
+    loaded, tmp_path
+):
     first, _ = make_tasks(2)
     model = compile_model(make_model())
     fit(model, first, SICallback())
     model.layers[-1].trainable = False
     compile_model(model)
     SICallback().set_model(model)
+    if loaded:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
     layers = [*model.layers[:-1], keras.layers.Dense(SIZES[-1])]
     other = compile_model(keras.Sequential([keras.Input((SIZES[0],)), *layers]))
     si = SICallback()
