@@ -10,14 +10,14 @@ from helpers import (
     HAS_MULTI_OPTIMIZER,
     SIZES,
     assert_equal,
-    compile_model,
     fit,
     flat,
     make_model,
     make_tasks,
     only_on,
 )
-from helpers import compile_eagerly as compile_model_eagerly
+from helpers import compile_eagerly as compile_model
+from helpers import compile_model as compile_traced
 
 from keras_si import SICallback
 
@@ -92,7 +92,7 @@ def unbuilt():
     ],
 )
 def test_fit_builds_a_model_and_tracks_all_its_variables(make, as_data):
-    model = compile_model(make())
+    model = compile_traced(make())
     si = SICallback(strength=1.0)
     for task in make_tasks(2):
         data = as_data(*task)
@@ -110,7 +110,7 @@ def test_unbuilt_model_trains_as_a_built_one():
     histories = []
     for built in (True, False):
         keras.utils.set_random_seed(5)
-        model = compile_model(make_model(built=built))
+        model = compile_traced(make_model(built=built))
         si = SICallback(strength=1.0, consolidate="epoch_end")
         history = fit(model, make_tasks(1)[0], si, epochs=3).history
         histories.append((history["loss"], history["si_penalty"]))
@@ -120,7 +120,7 @@ def test_unbuilt_model_trains_as_a_built_one():
 
 @only_on("tensorflow", reason="the others build before callbacks begin")
 def test_unbuilt_model_is_trainable_after_a_refusal_and_after_no_epoch():
-    model = compile_model_eagerly(make_model(built=False))
+    model = compile_model(make_model(built=False))
     task = make_tasks(1)[0]
     fit(model, task, SICallback(), epochs=0)
     with pytest.raises(ValueError, match="no variable to track"):
@@ -139,7 +139,7 @@ def test_data_of_unknown_rank_is_trained_on():
     x, y = make_tasks(1)[0]
     model = Net()
     model(x[:2])
-    compile_model(model)
+    compile_traced(model)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
     data = data.map(
         lambda x, y: (tf.numpy_function(lambda a: a, [x], tf.float32), y)
@@ -163,7 +163,7 @@ def test_weights_of_float64_under_floatx_float32_have_state_of_float64(
             ),
         ]
     )
-    compile_model(model, keras.optimizers.SGD(0.1))
+    compile_traced(model, keras.optimizers.SGD(0.1))
     si = SICallback(strength=5.0)
     for task in make_tasks(2):
         logs = fit(model, task, si).history
@@ -187,7 +187,7 @@ def test_number_of_traces_does_not_grow_with_the_tasks(jit_compile):
             traces += 1
             return x
 
-    model = compile_model(
+    model = compile_traced(
         keras.Sequential(
             [keras.Input((SIZES[0],)), Counting(), keras.layers.Dense(3)]
         ),
@@ -207,10 +207,6 @@ def test_number_of_traces_does_not_grow_with_the_tasks(jit_compile):
         assert counts[-1][1] == [1]  # the update that is compiled by itself
 
 
-# From here on, tracing is not what is tested.
-traced, compile_model = compile_model, compile_model_eagerly
-
-
 # Several models.
 
 
@@ -228,7 +224,7 @@ class FitAnother(keras.callbacks.Callback):
 
 def new_model():
     keras.utils.set_random_seed(11)
-    return traced(make_model())
+    return compile_traced(make_model())
 
 
 def knowledge(model):

@@ -211,8 +211,8 @@ def test_another_number_of_steps_takes_effect_on_a_compiled_update():
 @pytest.mark.parametrize(
     ("every", "micro_batches", "by_hand", "ended"),
     [
-        (3, None, 1, [False, True, False, False, True]),
-        (2, 2, None, [False, False, False, True, False]),
+        (3, None, 1, [False, True, False, False, True, False]),
+        (2, 2, None, [False, False, False, True, False, False]),
     ],
 )
 def test_every_n_steps_counts_steps_since_the_last_consolidation(
