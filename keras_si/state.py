@@ -293,7 +293,7 @@ class SIState:
         counts[slot] = steps
         self.steps.assign(counts)
 
-    # What there is to know of it.
+    # Questions.
 
     def penalty(self) -> float:
         """Returns the penalty at the weights of now, as last computed."""
