@@ -35,8 +35,8 @@ class SICallback(TaskEnds):
     state is in the model (in its optimizer), so `model.save` keeps it. A new
     `SICallback` on a model with such state continues with it.
 
-    Importance scales with the loss: a loss should be the mean over the batch
-    (Keras's default), or `strength` wants scaling too.
+    Importance is in units of the loss, so all tasks should have a loss of one
+    scale (Keras's default, the mean over the batch, gives that).
 
     Args:
         strength: c, at least 0. How strongly old tasks are protected; 0
