@@ -1,11 +1,14 @@
 """The code in the documentation runs, and does what it says."""
 
+import ast
 import doctest
 import importlib
+import inspect
 import pathlib
 import pkgutil
 import re
 import runpy
+import textwrap
 
 import pytest
 
@@ -82,6 +85,17 @@ def test_the_page_of_the_command_line_has_all_of_its_help():
 keras-si resume runs/pmnist-20250131-120000
 ```""")
     assert "```" not in main.commands["resume"].help
+
+
+def test_the_whole_method_is_shown_as_it_stands_in_the_code():
+    from keras_si.optimizer import SIOptimizer
+
+    page = (DOCS / "science.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(state = self.state\n.+?)```", page, re.S)
+    source = textwrap.dedent(inspect.getsource(SIOptimizer._update))
+    (function,) = ast.parse(source).body
+    listed = [ast.dump(part) for part in ast.parse(shown).body]
+    assert listed == [ast.dump(part) for part in function.body]
 
 
 def test_every_figure_of_a_page_is_there():
