@@ -87,6 +87,12 @@ keras-si resume runs/pmnist-20250131-120000
     assert "```" not in main.commands["resume"].help
 
 
+def test_the_readme_is_two_screens():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) < 130
+    assert len(readme.split()) < 1000
+
+
 def test_the_whole_method_is_shown_as_it_stands_in_the_code():
     from keras_si.optimizer import SIOptimizer
 
