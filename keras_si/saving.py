@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_si.diagnostics import check_not_erased
 from keras_si.links import link_of
 from keras_si.state import SIState
 
@@ -24,8 +25,8 @@ FROZEN = "frozen"
 def save(
     state: SIState, variables: Sequence[keras.Variable], store: dict[str, Any]
 ) -> None:
-    """Writes `variables`, all those of `state`, and what is frozen."""
-    state.check_not_erased()
+    """Writes `variables`, which are all of `state`, and what is frozen."""
+    check_not_erased(state)
     merged = _merged_by_keras(state)
     for index, variable in enumerate(variables):
         array = ops.convert_to_numpy(variable)
