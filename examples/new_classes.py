@@ -86,8 +86,10 @@ def mix(new, memory, rng):
     (x, y), (old_x, old_y) = new, memory
     count = len(x) * len(np.unique(old_y)) // len(np.unique(y))
     chosen = rng.choice(len(old_x), count)
-    x, y = np.concatenate([x, old_x[chosen]]), np.concatenate([y, old_y[chosen]])
-    return x, y
+    return (
+        np.concatenate([x, old_x[chosen]]),
+        np.concatenate([y, old_y[chosen]]),
+    )
 
 
 def learn_new(model, importance=None, memory=None):

@@ -97,7 +97,9 @@ def test_the_whole_method_is_shown_as_it_stands_in_the_code():
     from keras_si.optimizer import SIOptimizer
 
     page = (DOCS / "science.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"```python\n(state = self.state\n.+?)```", page, re.S)
+    (shown,) = re.findall(
+        r"```python\n(state = self.state\n.+?)```", page, re.S
+    )
     source = textwrap.dedent(inspect.getsource(SIOptimizer._update))
     (function,) = ast.parse(source).body
     listed = [ast.dump(part) for part in ast.parse(shown).body]
