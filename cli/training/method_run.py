@@ -150,7 +150,7 @@ class MethodRun:
             verbose=0,
         )
         self._check_weights(watch.done)
-        self.method.end_task(self.model)
+        self.method.end_task(self.model, task)
         self.trial.record_importance(task.index, self.method.importance())
         self._save_pass(Position(task.index, watch.done + 1, is_trained=True))
 
