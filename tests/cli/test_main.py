@@ -49,7 +49,7 @@ def help_of(command):
             "pmnist --seed 4294967295 --seeds 2",
             "--seed: received 4294967295 with 2 seeds, expected seeds up to",
         ),
-        ("pmnist --method ewc", "'ewc' is not one of 'si', 'naive', 'joint'"),
+        ("pmnist --method gem", "'gem' is not one of 'si', 'naive', 'joint'"),
         (
             "pmnist --method si --method si",
             "--method: received si, si; name each method once",
