@@ -42,11 +42,13 @@ class Method:
         label: Its name in figures.
         summary: What it does, in a line.
         source: Paper and section.
-        uses: Which of strength and damping it has a use for.
+        uses: Which of strength, damping and memory it has a use for.
         scenarios: Those that it can be run in.
         new_net_per_task: Whether each task has a net of its own. It is made
             when the task starts, and is the one that is tested on it.
-        mixes_tasks: Whether it learns all tasks so far, mixed.
+        mixes_tasks: Whether its batches mix the tasks so far: all that there
+            is of them or, if it has a use for memory, the new task and a
+            memory of the earlier ones.
     """
 
     label = summary = source = ""
