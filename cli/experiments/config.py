@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..errors import OptionError
 from ..files import Options, Record
@@ -151,13 +151,15 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
             "--steps", "received together with --epochs; give one of them"
         )
     methods = given.get("methods", RunConfig.methods)
+    for name in methods:
+        _one_of("--method", name, METHODS)
     for option in ("strength", "damping", "memory"):
         users = [m for m in METHODS if option in METHODS[m].uses]
         if option in given and not {*methods} & {*users}:
             raise OptionError(
                 f"--{option}",
-                f"means nothing to {' and '.join(methods)}, only to "
-                f"{' and '.join(users)}; leave it out",
+                f"means nothing to {_listed(methods)}, only to "
+                f"{_listed(users)}; leave it out",
             )
     values = {
         "benchmark": benchmark,
@@ -166,7 +168,14 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
         "dataset": choice.dataset,
         **choice.presets[preset].options(scenario),
     }
-    if any("memory" in METHODS[m].uses for m in methods if m in METHODS):
+    for name in methods:
+        if "strength" not in given and METHODS[name].own_strength:
+            raise OptionError(
+                "--strength",
+                f"is missing: {name} wants one of its own, not SI's of the "
+                "preset; `keras-si tune` with a wide range of values finds it",
+            )
+    if any("memory" in METHODS[m].uses for m in methods):
         values["memory"] = MEMORY
     if given.get("dataset", choice.dataset) != choice.dataset:
         values["tasks"] = choice.tasks_elsewhere or values["tasks"]
@@ -194,6 +203,11 @@ def check_tasks(config: RunConfig, num_classes: int) -> None:
             f"received {config.memory}, expected at least {met}: an image of "
             f"each class of the {config.tasks - 1} tasks before the last",
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _one_of(

@@ -43,6 +43,8 @@ class Method:
         summary: What it does, in a line.
         source: Paper and section.
         uses: Which of strength, damping and memory it has a use for.
+        own_strength: Whether the strength of a preset, SI's, is of another
+            scale than its own.
         scenarios: Those that it can be run in.
         new_net_per_task: Whether each task has a net of its own. It is made
             when the task starts, and is the one that is tested on it.
@@ -53,6 +55,7 @@ class Method:
 
     label = summary = source = ""
     uses: tuple[str, ...] = ()
+    own_strength = False
     scenarios: tuple[str, ...] = ("task", "domain", "class")
     new_net_per_task = False
     mixes_tasks = False

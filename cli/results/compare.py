@@ -73,7 +73,9 @@ def merge(labelled: Iterable[tuple[str, Results]]) -> Labelled:
     groups: dict[str, list[tuple[str, Results]]] = {}
     for label, results in labelled:
         options = _options(results, but=(*SEEDS, *NAMES))
-        group = json.dumps(options, sort_keys=True)
+        # An option that is newer than a run is as one that is not used.
+        used = {name: v for name, v in options.items() if v is not None}
+        group = json.dumps(used, sort_keys=True)
         groups.setdefault(group, []).append((label, results))
     return [
         group[0] if len(group) == 1 else _merged(group)

@@ -80,7 +80,7 @@ def help_of(command):
         ),
         (
             "smnist --method naive --method joint --strength 1",
-            "--strength: means nothing to naive and joint, only to si and l2",
+            "--strength: means nothing to naive and joint, only to si, l2, ewc",
         ),
         (
             "smnist --memory 9",
@@ -100,6 +100,7 @@ def help_of(command):
             "pmnist --method replay --tasks 50",
             "--memory: received 200, expected at least 490",
         ),
+        ("pmnist --method ewc", "--strength: is missing: ewc wants one of its"),
         ("smnist --method l2 --damping 1", "--damping: means nothing to l2"),
         ("smnist --method ewc --damping 1", "--damping: means nothing to ewc"),
         (

@@ -146,7 +146,7 @@ def test_which_outputs_count_and_when(heard, method, scenario, expected):
 
 def test_an_untrained_net_with_zero_outputs_names_the_first_class():
     """Of task 2 it gets class 2 right, by hand: 3 of 5; once for all."""
-    runs = run("naive", "l2", epochs=None, steps=1)
+    runs = run("naive", "l2", epochs=None, steps=1, strength=1.0)
     assert len(runs) == 2
     for run_ in runs:
         assert np.isnan(run_.untrained[0])
@@ -159,7 +159,7 @@ def test_each_seed_has_an_untrained_net_of_its_own(monkeypatch):
     monkeypatch.setattr(keras.Sequential, "fit", lambda *args, **kwargs: None)
     given = {"output_weights": "glorot", "tasks": 3}
     (alone,) = run("naive", seed=1, **given)
-    first, *second = run("naive", "l2", seeds=2, **given)[1:]
+    first, *second = run("naive", "l2", seeds=2, strength=1.0, **given)[1:]
     assert (first.seed, [each.seed for each in second]) == (0, [1, 1])
     assert (first.untrained[1:] != alone.untrained[1:]).any()
     for each in second:

@@ -151,6 +151,9 @@ def test_memories_are_compared_where_there_is_replay():
     ]
     other = make_results(make_trial("replay", seed=1), memory=200)
     assert len(compare.merge([("few", few), ("other", other)])) == 2
+    older = make_results(make_trial("naive", seed=1))
+    assert "memory" not in older.config
+    assert len(compare.merge([("naive", naive), ("older", older)])) == 1
 
 
 def test_settings_are_compared_between_methods_that_use_them():
