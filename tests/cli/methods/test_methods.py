@@ -369,7 +369,7 @@ def kept(monkeypatch):
 
 def test_ewc_in_a_run_adds_the_fisher_information_of_each_tasks_images(kept):
     """The oracle is the library's function, on images gathered by hand."""
-    run("naive", "ewc", scenario="task", strength=100.0)
+    _, recorded = run("naive", "ewc", scenario="task", strength=100.0)
     naive, _, first, second = kept
     # Nothing holds the first task back.
     for one, other in zip(naive[4], first[4], strict=True):
@@ -388,6 +388,11 @@ def test_ewc_in_a_run_adds_the_fisher_information_of_each_tasks_images(kept):
         for path, measured in of_task.items():
             total[path] = total[path] + measured
             np.testing.assert_allclose(importance[path], total[path], 1e-5)
+            # As SI's, it is in the results.
+            of_path = recorded.importance[path]
+            known = [of_path[name][task.index] for name in ("mean", "max")]
+            expected = [total[path].mean(), total[path].max()]
+            np.testing.assert_allclose(known, expected, 1e-5)
         # The outputs of another task have none, and those of this one have.
         *_, of_outputs = of_task.values()
         assert [*np.flatnonzero(of_outputs)] == [*task.outputs]
