@@ -129,7 +129,7 @@ def test_a_configuration_comes_back_with_its_command(command):
 
 @pytest.mark.parametrize(
     "change",
-    [{"colour": 3}, {"methods": 3}, {"benchmark": []}, {"methods": ["ewc"]}],
+    [{"colour": 3}, {"methods": 3}, {"benchmark": []}, {"methods": ["gem"]}],
     ids=str,
 )
 def test_what_is_not_a_configuration_is_refused(change):
