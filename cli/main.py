@@ -4,7 +4,6 @@ What is heavy is imported inside the commands, after the options have been
 checked: `--help` and a wrong option answer at once.
 """
 
-import os
 import shlex
 import sys
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from . import options
-from .errors import Interrupted, OptionError
+from .errors import Interrupted
 from .experiments import config
 from .options import option
 
@@ -134,18 +133,12 @@ def resume(folder: str) -> None:
 
     On the same machine it ends with the accuracies that it would have had
     without interruption: on CPUs always, on GPUs if it is --deterministic. At
-    most one epoch is trained again.
+    most one epoch is trained again; with --steps, one task.
     """
     from . import training
     from .training import folder as folder_module
 
     resolved, command = folder_module.read_config(folder)
-    if resolved.data_dir and not os.path.isdir(resolved.data_dir):
-        raise OptionError(
-            "--data-dir",
-            f"the run was begun with {resolved.data_dir}, which is no folder "
-            "now; make the data available there again",
-        )
     training.train(resolved, folder, resume=True, command=command)
 
 
@@ -196,12 +189,12 @@ def report(
 
     labelled = compare.load(runs)
     console = Console(highlight=False)
-    console.print(tables.comparison_table(labelled, console.width))
+    console.print(tables.comparison_table(labelled))
     console.print()
     for line in tables.comparison_notes(labelled):
         console.print(Text(line))
     if output is not None:
-        figures.write_figure(labelled, output)
+        figures.save(figures.average_figure(labelled), output)
         print(f"figure: {output}")
     if html is not None:
         files.write_atomically(html, page_module.page(labelled).encode())

@@ -103,7 +103,7 @@ protocol = _adding(
         "Add so many black pixels on each side of the images.",
     ),
     option(
-        *("--seed", click.IntRange(0, config.MAX_SEED)),
+        *("--seed", click.IntRange(0, 2**31)),  # Keras takes 32 bits.
         "Decides weights, tasks and the order of the data.",
         default=0,
     ),

@@ -9,12 +9,9 @@ from keras import layers
 
 from keras_si import OutputMask
 
-from ..errors import OptionError
 from .config import RunConfig
 from .presets import BENCHMARKS
 
-# Each half of the net takes two pixels off and halves the rest.
-SMALLEST_FOR_CONVOLUTIONS = 10
 KERNELS = {"zeros": "zeros", "glorot": "glorot_uniform"}
 # The graph's optimizer may rewrite a division by a constant as this product;
 # writing the product keeps eager and graph values the same.
@@ -59,24 +56,6 @@ def build(
     last = [] if config.scenario == "domain" else [OutputMask(dtype="float32")]
     name = f"{BENCHMARKS[config.benchmark].net}_net"
     return keras.Sequential([*first, *body, logits, *last], name=name)
-
-
-def check_images(config: RunConfig, image_shape: Sequence[int]) -> None:
-    """Refuses images that the configured net has no use for.
-
-    Raises:
-        OptionError: If they are too small for it.
-    """
-    height, width = image_shape[:2]
-    missing = SMALLEST_FOR_CONVOLUTIONS - min(height, width)
-    if BENCHMARKS[config.benchmark].net == "conv" and missing > 0:
-        smallest = f"{SMALLEST_FOR_CONVOLUTIONS}x{SMALLEST_FOR_CONVOLUTIONS}"
-        raise OptionError(
-            "--dataset",
-            f"its images are {height}x{width} pixels, expected {smallest} or "
-            "more for the convolutional net; put black pixels around them "
-            f"with --padding {config.padding + -(-missing // 2)}",
-        )
 
 
 def _dense(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from ..experiments.presets import BENCHMARKS
@@ -14,7 +14,6 @@ from .results import Labelled, Results, Trial
 
 # Options, and for each of their values the labels of the results with it.
 Differences: TypeAlias = list[tuple[str, dict[str, list[str]]]]
-HELD_OUT = "the last sixth of the training data, held out"
 # What a method is given to work with.
 SETTINGS = ("strength", "damping")
 # Options that change no trial: which trials there are, and names.
@@ -40,27 +39,15 @@ def title(results: Results) -> str:
 
 
 def load(paths: Iterable[str]) -> Labelled:
-    """Reads run folders, each once, and merges them as `merge` does.
-
-    Labels are the paths, without the folders that they share.
+    """Reads run folders and merges them as `merge` does; labels are the paths.
 
     Raises:
         RunError: If a folder has no results, or they are not as written.
     """
-    folders: dict[str, str] = {}
-    for path in paths:
-        folders.setdefault(os.path.realpath(path), path)
-    labels = [*folders.values()]
-    if len(labels) > 1:
-        whole = [os.path.abspath(path) for path in labels]
-        shared = os.path.commonpath([os.path.dirname(path) for path in whole])
-        labels = [os.path.relpath(path, shared) for path in whole]
     return merge(
-        # A figure cannot show what is not printable.
-        ("".join(c if c.isprintable() else "?" for c in label), results)
-        for label, results in zip(
-            labels, map(Results.load, folders.values()), strict=True
-        )
+        # Names may have bytes that are no text.
+        (os.fsencode(path).decode(errors="replace"), Results.load(path))
+        for path in paths
     )
 
 
@@ -72,7 +59,7 @@ def merge(labelled: Iterable[tuple[str, Results]]) -> Labelled:
     """
     groups: dict[str, list[tuple[str, Results]]] = {}
     for label, results in labelled:
-        options = _options(results, but=(*SEEDS, *NAMES))
+        options = {**_options(results), "methods": results.config["methods"]}
         group = json.dumps(options, sort_keys=True)
         groups.setdefault(group, []).append((label, results))
     return [
@@ -95,84 +82,28 @@ def _merged(members: Labelled) -> tuple[str, Results]:
         trials=sorted(
             trials.values(), key=lambda t: (methods.index(t.method), t.seed)
         ),
-        config={k: v for k, v in first.config.items() if k not in SEEDS},
         members=members,
     )
     return f"{label} and {len(members) - 1} more", merged
 
 
-def repeated(results: Results) -> dict[tuple[str, ...], list[str]]:
-    """Returns the trials that several members have.
-
-    Returns:
-        A dict of the members' labels, first the one whose trial counts, and
-        the names of the trials.
-    """
-    labels: dict[tuple[str, int], list[str]] = {}
-    for label, member in results.members:
-        for trial in member.trials:
-            found = labels.setdefault((trial.method, trial.seed), [])
-            counts = any(trial is other for other in results.trials)
-            found.insert(0 if counts else len(found), label)
-    trials: dict[tuple[str, ...], list[str]] = {}
-    for (method, seed), found in labels.items():
-        if len(found) > 1:
-            trials.setdefault(tuple(found), []).append(f"{method} seed {seed}")
-    return trials
-
-
-def planned(results: Results) -> set[tuple[str, int]]:
-    """Returns the methods and seeds that a run has, or is yet to have."""
-    pairs = {(trial.method, trial.seed) for trial in results.trials}
-    for _, member in results.members or [("", results)]:
-        config = member.config
-        first = config.get("seed", 0)
-        for seed in range(first, first + config.get("seeds", 0)):
-            pairs |= {(method, seed) for method in config.get("methods", ())}
-    return pairs
-
-
 def differences(labelled: Labelled) -> Differences:
-    """Returns in what the protocols of results differ.
+    """Returns in what the options and the data of results differ.
 
-    Args:
-        labelled: Pairs of a label and its `Results`.
-
-    Returns:
-        Pairs of an option and a dict, which gives the labels for each of its
-        values. It is empty if all have one protocol.
+    Methods are no difference, nor is a setting that no method uses.
     """
-    but = ("methods", *SEEDS, *NAMES, *SETTINGS)
-    found = differing((label, _options(r, but)) for label, r in labelled)
-    # Where these differ, so do the data.
-    known = {"benchmark", "dataset", "held out"} & {name for name, _ in found}
-    return [each for each in found if not (known and each[0] == "data")]
+    return differing((label, _options(results)) for label, results in labelled)
 
 
-def different_settings(labelled: Labelled) -> Differences:
-    """Returns in what the settings of their methods differ.
-
-    Only results with a method that uses a setting have it. Arguments and what
-    is returned are those of `differences`.
-    """
-    return differing(
-        (
-            label,
-            {name: r.config.get(name) for name in SETTINGS if _uses(r, name)},
-        )
-        for label, r in labelled
-    )
-
-
-def _uses(results: Results, setting: str) -> bool:
-    # A method that is not known here may use it.
-    return any(
-        method not in METHODS or setting in METHODS[method].uses
+def _options(results: Results) -> dict[str, Any]:
+    """Returns what decides the outcome of each trial."""
+    used = {
+        setting
+        for setting in SETTINGS
         for method in results.methods
-    )
-
-
-def _options(results: Results, but: Sequence[str]) -> dict[str, Any]:
+        if method not in METHODS or setting in METHODS[method].uses
+    }
+    but = {"methods", *SEEDS, *NAMES, *SETTINGS} - used
     options = {**results.config, "benchmark": results.benchmark}
     data = results.versions.get("data")
     if data is not None:
