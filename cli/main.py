@@ -51,7 +51,7 @@ Exit codes:
   130  Ctrl-C.
 
 \b
-Tab completion in bash, and with zsh_source in zsh:
+Tab completion in bash:
   eval "$(_KERAS_SI_COMPLETE=bash_source keras-si)"
 """,
 )
@@ -125,9 +125,7 @@ Example:
   keras-si resume runs/pmnist-20250131-120000
 """
 )
-@click.argument(
-    *("folder",), metavar="DIR", type=click.Path(exists=True, file_okay=False)
-)
+@click.argument("folder", metavar="DIR", type=options.FOLDER)
 def resume(folder: str) -> None:
     """Continue the run in DIR, which was interrupted.
 
@@ -151,17 +149,14 @@ Examples:
 """
 )
 @click.argument(
-    *("runs",),
+    "runs",
     metavar="DIR...",
     nargs=-1,
     required=True,
     type=click.Path(exists=True),
 )
-@option("--output", click.Path(), "Also draw them into a .png or .svg.")
-@option(
-    *("--html", click.Path()),
-    "Also write all there is to see into one page, which needs no network.",
-)
+@option("--output", options.FILE, "Also draw them into this .png or .svg.")
+@option("--html", options.FILE, "Also write a page, which needs no network.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def report(
     runs: tuple[str, ...],
@@ -211,26 +206,13 @@ Examples:
 )
 @options.protocol
 @options.methods("si")
-@option(
-    "--strength",
-    options.Several(options.STRENGTH),
-    "Values to try.",
-    metavar="C,...",
-)
-@option(
-    "--damping",
-    options.Several(options.POSITIVE),
-    "Values to try.",
-    metavar="XI,...",
-)
-@option(
-    *("--trials", click.IntRange(0)),
-    "How many settings of each method to search besides.",
-    default=0,
-)
+@option("--strength", options.STRENGTHS, "Values to try.", metavar="C,...")
+@option("--damping", options.DAMPINGS, "Values to try.", metavar="XI,...")
+@option("--trials", click.IntRange(0), "More settings to search.", default=0)
 @option("--jobs", options.COUNT, "How many processes to start here.", default=1)
 @option(
-    *("--storage", str),
+    "--storage",
+    str,
     "A journal file or the URL of a database, which processes and machines "
     "share.  [default: a journal in the folder]",
 )

@@ -159,3 +159,10 @@ def _one_of(
         raise OptionError(
             option, f"received {value!r}, expected {expected}{where}"
         )
+
+
+def text(value: object) -> str:
+    """Returns the value of an option as it is shown."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(text, value))
+    return "-" if value is None else str(value)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
+from ..experiments.config import text
 from ..experiments.presets import BENCHMARKS
 from ..methods import METHODS
 from .results import Labelled, Results, Trial
@@ -28,14 +29,14 @@ def title(results: Results) -> str:
     benchmark = BENCHMARKS.get(results.benchmark)
     if benchmark is None:
         return results.benchmark
-    text = benchmark.title
+    whole = benchmark.title
     dataset = results.config.get("dataset")
     if dataset and dataset != benchmark.dataset:
-        text += f" ({dataset})"
+        whole += f" ({dataset})"
     scenario = results.config.get("scenario")
     if scenario and len(benchmark.scenarios) > 1:
-        text += f", {scenario} scenario"
-    return text
+        whole += f", {scenario} scenario"
+    return whole
 
 
 def load(paths: Iterable[str]) -> Labelled:
@@ -119,10 +120,3 @@ def differing(of: Iterable[tuple[str, Mapping[str, Any]]]) -> Differences:
             labels = values.setdefault(name.replace("_", " "), {})
             labels.setdefault(text(value), []).append(label)
     return [(name, found) for name, found in values.items() if len(found) > 1]
-
-
-def text(value: object) -> str:
-    """Returns the value of an option as it is shown."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(text, value))
-    return "-" if value is None else str(value)

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 import keras_si
 
+from ..experiments.config import text
 from ..files import Record
 from . import figures, tables
-from .compare import NAMES, SEEDS, text, title
+from .compare import NAMES, SEEDS, title
 from .results import Labelled, Results, curve
 
 FOLDER = pathlib.Path(__file__).parent
