@@ -80,6 +80,15 @@ class Task:
         """
         return Union((self,)).train(epochs, first_epoch)
 
+    def sample(self, count: int) -> np.ndarray:
+        """Returns training images as the net gets them, `(count, features)`.
+
+        Seed and task alone decide which; all, if there are fewer.
+        """
+        rng = np.random.default_rng([self.seed, self.index, 2])
+        rows = rng.permutation(len(self.train_examples))[:count]
+        return self.train_examples.images.numpy()[rows][:, self.permutation]
+
     @functools.cached_property
     def test(self) -> tf.data.Dataset:
         """The batches of the test set, in its own order."""

@@ -1,5 +1,6 @@
 """Methods by name. To add one: a file here, and a line below."""
 
+from .ewc import ElasticWeightConsolidation
 from .joint import Joint
 from .l2 import L2
 from .method import Method
@@ -13,6 +14,7 @@ METHODS: dict[str, type[Method]] = {
     "joint": Joint,
     "scratch": Scratch,
     "l2": L2,
+    "ewc": ElasticWeightConsolidation,
 }
 
 __all__ = ["METHODS", "Method"]

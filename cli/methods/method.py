@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
 PAPER = "Zenke, Poole & Ganguli 2017"
+
+
+class Learned(Protocol):
+    """What a method may ask of the task that has just been learned."""
+
+    @property
+    def index(self) -> int:
+        """The task's place, from 0."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of the trial."""
+
+    def sample(self, count: int) -> np.ndarray:
+        """Returns training images as the net gets them, `(count, features)`.
+
+        Seed and task alone decide which; all, if there are fewer.
+        """
 
 
 class Method:
@@ -56,8 +74,11 @@ class Method:
         """Returns the Keras callbacks for the `fit` of the next task."""
         return []
 
-    def end_task(self, model: keras.Model) -> None:
-        """Hears that a task has been learned."""
+    def end_task(self, model: keras.Model, learned: Learned) -> None:
+        """Hears that a task has been learned.
+
+        The outputs that were active in `fit` still are.
+        """
 
     def importance(self) -> dict[str, np.ndarray]:
         """Returns how much each weight matters to the tasks so far.

@@ -49,7 +49,7 @@ def help_of(command):
             "pmnist --seed 4294967295 --seeds 2",
             "--seed: received 4294967295 with 2 seeds, expected seeds up to",
         ),
-        ("pmnist --method ewc", "'ewc' is not one of 'si', 'naive', 'joint'"),
+        ("pmnist --method gem", "'gem' is not one of 'si', 'naive', 'joint'"),
         (
             "pmnist --method si --method si",
             "--method: received si, si; name each method once",
@@ -83,6 +83,7 @@ def help_of(command):
             "--strength: means nothing to naive and joint, only to si and l2",
         ),
         ("smnist --method l2 --damping 1", "--damping: means nothing to l2"),
+        ("smnist --method ewc --damping 1", "--damping: means nothing to ewc"),
         (
             "scifar --preset vandeven",
             "--preset: received 'vandeven', expected quick or paper for scifar",
@@ -247,8 +248,8 @@ def test_list_names_everything_with_its_source(cli):
     for name, benchmark in presets.BENCHMARKS.items():
         assert {name, *benchmark.presets, *benchmark.scenarios} <= {*words}
     assert {*methods.METHODS} <= {*words}
-    # 3 benchmarks with 3, 3 and 2 presets, and 5 methods.
-    assert result.stdout.count("source:") == 3 + 8 + 5
+    # 3 benchmarks with 3, 3 and 2 presets, and 6 methods.
+    assert result.stdout.count("source:") == 3 + 8 + 6
     text = " ".join(words)
     assert "--strength 500 (domain) --strength 0.5 (class)" in text
     assert "--hidden 2000,2000 --learning-rate 0.003 --keep-optimizer" in text
