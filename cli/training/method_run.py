@@ -150,6 +150,7 @@ class MethodRun:
         self._check_weights(epochs)
         self.method.end_task(self.model, task)
         self.trial.record_importance(self.method.importance())
+        self._save_model(Position(task.index, epochs, is_trained=True))
 
     def _save_model(self, position: Position) -> None:
         self._check_weights(position.epoch)
