@@ -54,7 +54,7 @@ class Search:
     """What a command asks for; each of its processes gets it.
 
     Args:
-        config: The protocol with one method; what to try if nothing is given.
+        config: The protocol, with the value of what is not `given`.
         given: The values to try, by `"strength"` and `"damping"`.
         trials: How many settings to search besides.
         storage: A journal file or a database URL.
@@ -100,11 +100,7 @@ class Search:
         return limits
 
     def study(self, data: str | None = None) -> optuna.Study:
-        """Opens or makes the study; ties it to the protocol and the data.
-
-        Raises:
-            OptionError: If it cannot be opened or is tied to others.
-        """
+        """Opens or makes the study; ties it to the protocol and the data."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)

@@ -98,14 +98,9 @@ class RunConfig:
 
 
 def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
-    """Makes a `RunConfig`: the preset's values, then what was given.
+    """Makes a `RunConfig`: the preset's values, then those of `given`.
 
-    Args:
-        benchmark, preset: Their names.
-        given: Options by the names of `RunConfig`; `None` is not given.
-
-    Raises:
-        OptionError: If options contradict each other.
+    An option that is `None` is not given.
     """
     choice = BENCHMARKS[benchmark]
     _one_of("--preset", preset, choice.presets, f" for {benchmark}")

@@ -73,10 +73,6 @@ def load(name: str, data_dir: Path | None = None) -> Data:
     Looks in `data_dir` if given; else in the package's own data, if it has
     the dataset; else in TFDS's folder (`TFDS_DATA_DIR`, or
     `~/tensorflow_datasets`). What is not prepared there is downloaded to it.
-
-    Args:
-        name: A TFDS name, such as `"mnist"` or `"mnist:3.0.1"`.
-        data_dir: A TFDS data folder, or `None`.
     """
     if data_dir is None and (EMBEDDED / re.split(r"\W", name)[0]).is_dir():
         data_dir = EMBEDDED
@@ -110,11 +106,8 @@ def load_all(
 ) -> Data:
     """Loads datasets and joins them: the classes of one after the other's.
 
-    Args:
-        names: TFDS names.
-        data_dir: A TFDS data folder, or `None`.
-        held_out: Whether to put a part of each training set in place of the
-            test set, which is not looked at.
+    With `held_out`, a part of each training set is put in place of the test
+    set, which is not looked at.
     """
     parts = [load(name, data_dir) for name in names]
     if held_out:

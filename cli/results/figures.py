@@ -72,11 +72,7 @@ def average_figure(labelled: Labelled) -> Figure:
     """Draws average accuracy over the number of tasks, a line a method.
 
     With several seeds the line is their mean, and a band shows plus and
-    minus one standard error. If protocols differ, the figure says so.
-
-    Args:
-        labelled: Pairs of a label and its `Results`; the label is shown
-            before the method where it is not empty.
+    minus one standard error. If the runs differ in options, the title says so.
     """
     count = sum(len(results.methods) for _, results in labelled)
     figure = Figure(figsize=(7, 4.2 + 0.22 * count), layout="constrained")
@@ -101,11 +97,7 @@ def average_figure(labelled: Labelled) -> Figure:
 
 @rc_context(STYLE)
 def task_figure(results: Results) -> Figure:
-    """Draws the accuracy on each task over the tasks learned since.
-
-    One small figure for each task, from where it is learned to the end; lines
-    and bands as in `average_figure`.
-    """
+    """Draws a small figure for each task: the accuracy on it since then."""
     count = max((len(run.accuracy) for run in results.trials), default=1)
     rows = math.ceil(count / MOST_COLUMNS)
     columns = math.ceil(count / rows)

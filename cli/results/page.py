@@ -26,11 +26,7 @@ TEMPLATES = jinja2.Environment(
 
 
 def page(labelled: Labelled) -> str:
-    """Returns the page of runs, as text: the same for the same results.
-
-    Args:
-        labelled: Pairs of a label, such as the folder, and its `Results`.
-    """
+    """Returns the page of runs, as text: the same for the same results."""
     # One run alone needs no label in its figure.
     drawn = labelled if len(labelled) > 1 else [("", labelled[0][1])]
     made = TEMPLATES.get_template("page.html.j2").render(

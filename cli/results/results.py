@@ -20,6 +20,11 @@ from ..files import Path, Record
 from . import RESULTS
 
 SCHEMA = 2
+# What a file has beside the trials.
+FIELDS = (
+    *("benchmark", "versions", "device", "config"),
+    *("started", "command", "resumed_with"),
+)
 NAME_A_RUN = "name a folder that `keras-si run` has written"
 TRANSFER = ("backward_transfer", "forward_transfer", "forgetting")
 MEASURES = ("final_average_accuracy", *TRANSFER)
@@ -170,11 +175,9 @@ class Results:
 
     @property
     def methods(self) -> list[str]:
-        """The methods, in the order they were run."""
         return list(dict.fromkeys(trial.method for trial in self.trials))
 
     def find(self, method: str, seed: int) -> Trial | None:
-        """Returns the trial of a method with a seed, or `None`."""
         return next((t for t in self.of(method) if t.seed == seed), None)
 
     def of(self, method: str) -> list[Trial]:
@@ -192,13 +195,7 @@ class Results:
     def to_dict(self) -> Record:
         return {
             "schema": SCHEMA,
-            "benchmark": self.benchmark,
-            "versions": self.versions,
-            "device": self.device,
-            "config": self.config,
-            "resumed_with": self.resumed_with,
-            "started": self.started,
-            "command": self.command,
+            **{name: getattr(self, name) for name in FIELDS},
             "trials": [trial.to_dict() for trial in self.trials],
             "summary": {
                 method: {name: self.spread(method, name) for name in MEASURES}
@@ -208,24 +205,13 @@ class Results:
 
     @classmethod
     def from_dict(cls, record: Record) -> Results:
-        """Makes it from what `to_dict` gave.
-
-        Raises:
-            ValueError, LookupError or another: If it is something else.
-        """
+        """Makes it from what `to_dict` gave."""
         if (schema := record.get("schema")) != SCHEMA:
             raise ValueError(f"it has schema {schema!r:.9}, expected {SCHEMA}")
         tasks = record["config"]["tasks"]
-        return cls(
-            record["benchmark"],
-            record["versions"],
-            record["device"],
-            record["config"],
-            [Trial.from_dict(trial, tasks) for trial in record["trials"]],
-            record.get("resumed_with", []),
-            record.get("started"),
-            record.get("command"),
-        )
+        trials = [Trial.from_dict(trial, tasks) for trial in record["trials"]]
+        fields = {name: record[name] for name in FIELDS if name in record}
+        return cls(trials=trials, **fields)
 
     @classmethod
     def load(cls, path: Path) -> Results:

@@ -23,16 +23,8 @@ def train(
 ) -> None:
     """Trains a run in its folder, or continues it, and shows the results.
 
-    Args:
-        config: The `RunConfig`.
-        folder: The run folder.
-        overwrite: Whether an earlier run in the folder may be replaced.
-        resume: Whether the run in the folder continues.
-        command: What it was started with.
-
-    Raises:
-        RunError: If a method has diverged; the others are kept.
-        Interrupted: If the user has pressed Ctrl-C.
+    `command` is what it was started with. Raises `RunError` if a method has
+    diverged, and `Interrupted` after Ctrl-C.
     """
     from . import progress as progress_module
 

@@ -45,12 +45,9 @@ class Position:
 class Checkpoint:
     """Where a run stands.
 
-    Args:
-        results: The results so far, `None` for a new run; the last trial may
-            be under way.
-        position: What comes next in that trial.
-        variables: What its model and its method know, for `restore`; none
-            between two trials.
+    The last trial of `results` may be under way: `position` is what comes next
+    in it, and `variables` what its model and its method know. A new run has no
+    results.
     """
 
     results: Results | None = None
@@ -76,12 +73,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Reads the checkpoint of a run folder.
-
-    Raises:
-        DamagedFile: If it is not as it was written.
-        RunError: If another version of keras-si has written it.
-    """
+    """Reads the checkpoint of a run folder; refuses one of another version."""
     path = pathlib.Path(folder) / CHECKPOINT
     try:
         with zipfile.ZipFile(path) as members:
@@ -108,13 +100,10 @@ def load(folder: Path) -> Checkpoint:
 
 
 def find(folder: Path, config: RunConfig) -> tuple[Checkpoint, list[str]]:
-    """Finds out where the run in a folder stands. Writes nothing.
+    """Returns where the run in a folder stands, and notes on damaged files.
 
     The checkpoint knows it. Without a good one, the trials that are finished
     are in the results, and the others start from their beginning.
-
-    Returns:
-        The checkpoint, and notes on damaged files.
 
     Raises:
         RunError: If no file is good, or they are of a run with other options.
@@ -153,7 +142,6 @@ def find(folder: Path, config: RunConfig) -> tuple[Checkpoint, list[str]]:
 
 
 def _check_same(config: RunConfig, other: Results) -> None:
-    """Refuses to continue a run that has another configuration."""
     for name, value in files.as_json(config.to_dict()).items():
         if value != other.config.get(name):
             raise RunError(
@@ -173,11 +161,7 @@ def variables(model: keras.Model, method: Method) -> list[keras.Variable]:
 
 
 def restore(model: keras.Model, method: Method, arrays: Sequence[Any]) -> None:
-    """Gives a new model, compiled, and its method what others knew.
-
-    Raises:
-        RunError: If the arrays do not fit the model. Nothing is assigned.
-    """
+    """Gives a new model, compiled, and its method what others knew."""
     for callback in method.callbacks():
         # SI's state is part of the optimizer that it attaches.
         callback.set_model(model)

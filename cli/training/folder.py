@@ -48,16 +48,8 @@ def held(
     """Makes a folder and locks it; removes it again if it stays empty.
 
     The operating system releases the lock when the process ends, however it
-    ends. The file stays, so all who want the lock see the same one.
-
-    Args:
-        folder: The folder.
-        overwrite: Whether an earlier run in it may be replaced.
-        resume: Whether an earlier run in it continues.
-
-    Raises:
-        OptionError: If it cannot be used.
-        RunError: If another process uses it.
+    ends. The file stays, so all who want the lock see the same one. An earlier
+    run in the folder is refused, but to `overwrite` or to `resume` it.
     """
     path = pathlib.Path(folder)
     is_new = not path.exists()
@@ -112,12 +104,7 @@ def finish(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> tuple[RunConfig, str | None]:
-    """Returns the configuration of the run in a folder, and its command.
-
-    Raises:
-        OptionError: If there is no run.
-        RunError: If its configuration cannot be read.
-    """
+    """Returns the configuration of the run in a folder, and its command."""
     path = pathlib.Path(folder) / CONFIG
     if not path.exists():
         raise OptionError(

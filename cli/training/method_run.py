@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import time
@@ -32,6 +33,7 @@ class Diverged(Exception):
         super().__init__(f"epoch {epoch + 1}")
 
 
+@dataclasses.dataclass
 class MethodRun:
     """One method with one seed.
 
@@ -46,26 +48,22 @@ class MethodRun:
         after_task: See `runner.run`.
     """
 
-    def __init__(
-        self,
-        trial: Trial,
-        tasks: Sequence[Task],
-        image_shape: Sequence[int],
-        config: RunConfig,
-        results: Results,
-        progress: Progress,
-        save: Callable[..., None],
-        after_task: Callable[[Trial, int], None],
-    ) -> None:
-        self.trial, self.tasks, self.image_shape = trial, tasks, image_shape
-        self.config, self.results, self.progress = config, results, progress
-        self.save, self.after_task = save, after_task
+    trial: Trial
+    tasks: Sequence[Task]
+    image_shape: Sequence[int]
+    config: RunConfig
+    results: Results
+    progress: Progress
+    save: Callable[..., None]
+    after_task: Callable[[Trial, int], None]
+
+    def __post_init__(self) -> None:
         # The variables of all methods have the same names after this, which
         # forgets the policy too.
         keras.backend.clear_session()
-        keras.config.set_dtype_policy(config.precision)
-        self.method = METHODS[trial.method](
-            strength=config.strength, damping=config.damping
+        keras.config.set_dtype_policy(self.config.precision)
+        self.method = METHODS[self.trial.method](
+            strength=self.config.strength, damping=self.config.damping
         )
         self.model = self._new_model()
 
@@ -125,9 +123,8 @@ class MethodRun:
         return model
 
     def _train(self, task: Task, first_epoch: int) -> None:
-        learned: Task | Union = task
-        if self.method.mixes_tasks:
-            learned = Union(tuple(self.tasks[: task.index + 1]))
+        first = 0 if self.method.mixes_tasks else task.index
+        learned = Union(tuple(self.tasks[first : task.index + 1]))
         nets.set_active_outputs(self.model, self._active(task, learned.outputs))
         epochs, steps = self.config.epochs or 1, learned.steps_per_epoch
         passes = epochs

@@ -62,7 +62,6 @@ class Progress:
         self._progress.update(self._bar, description=f"loading {dataset}")
 
     def started(self, tasks: int, done: int) -> None:
-        """So many tasks of all trials; so many were done before."""
         self._tasks_done = done
         self._progress.update(self._bar, total=tasks, completed=done)
 
@@ -72,13 +71,7 @@ class Progress:
         self._progress.update(self._bar, description=self._where, numbers="")
 
     def step(self, epoch: int, logs: Record, share: float) -> None:
-        """A training step has ended.
-
-        Args:
-            epoch: The epoch, from 0.
-            logs: Means over the epoch so far.
-            share: The part of the task's training that it is.
-        """
+        """A step has ended, so large a part of the task's training."""
         numbers = f"loss {logs['loss']:.3f}" if "loss" in logs else ""
         if "accuracy" in logs:
             numbers += f" acc {100 * logs['accuracy']:.1f} %"
@@ -95,7 +88,6 @@ class Progress:
         )
 
     def task_ended(self, trial: Trial, task: int, seconds: float) -> None:
-        """A task has been evaluated on all tasks so far, and written."""
         self._tasks_done += 1
         self._progress.update(self._bar, completed=self._tasks_done)
         line = (
