@@ -39,11 +39,11 @@ MOST_COLUMNS = 5
 
 def write_figures(results: Results, folder: Path) -> None:
     """Writes the figures of one run, each as PNG and SVG."""
-    average, per_task = average_figure([("", results)]), task_figure(results)
-    for kind in FORMATS:
-        path = pathlib.Path(folder)
+    path = pathlib.Path(folder)
+    for kind in FORMATS:  # Drawing a figure moves its parts: one a file.
+        average = average_figure([("", results)])
         save(average, path / f"average_accuracy{kind}")
-        save(per_task, path / f"accuracy_per_task{kind}")
+        save(task_figure(results), path / f"accuracy_per_task{kind}")
 
 
 def remove_figures(folder: Path) -> None:
