@@ -44,7 +44,7 @@ def main():
         },
     )
     mnist = data.load("mnist")
-    task = tasks_module.Union((tasks_module.tasks(mnist, options, 0)[1],))
+    task = tasks_module.tasks(mnist, options, seed=0)[1]
     epochs = -(-(args.steps + 1) // task.steps_per_epoch)
 
     def pipeline():

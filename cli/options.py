@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .experiments.config import OUTPUT_WEIGHTS, PRECISIONS
+from .experiments.config import MEMORY, OUTPUT_WEIGHTS, PRECISIONS
 from .experiments.presets import BENCHMARKS, SCENARIOS
 from .methods import METHODS
 
@@ -97,6 +97,12 @@ PROTOCOL = (
         "--padding",
         click.IntRange(0, 100),  # At most 60 times the memory for MNIST.
         "Add so many black pixels on each side of the images.",
+    ),
+    option(
+        "--memory",
+        COUNT,
+        "Images of earlier tasks that replay keeps, in all.  "
+        f"[default: {MEMORY}]",
     ),
     option(
         "--seed",

@@ -5,8 +5,10 @@ from .joint import Joint
 from .l2 import L2
 from .method import Method
 from .naive import Naive
+from .replay import Replay
 from .scratch import Scratch
 from .si import SynapticIntelligence
+from .si_replay import SIReplay
 
 METHODS: dict[str, type[Method]] = {
     "si": SynapticIntelligence,
@@ -15,6 +17,8 @@ METHODS: dict[str, type[Method]] = {
     "scratch": Scratch,
     "l2": L2,
     "ewc": ElasticWeightConsolidation,
+    "replay": Replay,
+    "si-replay": SIReplay,
 }
 
 __all__ = ["METHODS", "Method"]

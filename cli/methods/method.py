@@ -42,15 +42,20 @@ class Method:
         label: Its name in figures.
         summary: What it does, in a line.
         source: Paper and section.
-        uses: Which of strength and damping it has a use for.
+        uses: Which of strength, damping and memory it has a use for.
+        own_strength: Whether the strength of a preset, SI's, is of another
+            scale than its own.
         scenarios: Those that it can be run in.
         new_net_per_task: Whether each task has a net of its own. It is made
             when the task starts, and is the one that is tested on it.
-        mixes_tasks: Whether it learns all tasks so far, mixed.
+        mixes_tasks: Whether its batches mix the tasks so far: all that there
+            is of them or, if it has a use for memory, the new task and a
+            memory of the earlier ones.
     """
 
     label = summary = source = ""
     uses: tuple[str, ...] = ()
+    own_strength = False
     scenarios: tuple[str, ...] = ("task", "domain", "class")
     new_net_per_task = False
     mixes_tasks = False

@@ -19,6 +19,7 @@ class Penalty(Method):
     """
 
     uses = ("strength",)
+    own_strength = True
 
     def __init__(self, strength: float, damping: float) -> None:
         super().__init__(strength, damping)

@@ -16,7 +16,7 @@ from .results import Labelled, Results, Trial
 # Options, and for each of their values the labels of the results with it.
 Differences: TypeAlias = list[tuple[str, dict[str, list[str]]]]
 # What a method is given to work with.
-SETTINGS = ("strength", "damping")
+SETTINGS = ("strength", "damping", "memory")
 # Options that change no trial: which trials there are, and names.
 SEEDS = ("seed", "seeds")
 NAMES = ("preset", "data_dir")
@@ -61,7 +61,9 @@ def merge(labelled: Iterable[tuple[str, Results]]) -> Labelled:
     groups: dict[str, list[tuple[str, Results]]] = {}
     for label, results in labelled:
         options = {**_options(results), "methods": results.config["methods"]}
-        group = json.dumps(options, sort_keys=True)
+        # An option that is newer than a run is as one that is not used.
+        used = {name: v for name, v in options.items() if v is not None}
+        group = json.dumps(used, sort_keys=True)
         groups.setdefault(group, []).append((label, results))
     return [
         group[0] if len(group) == 1 else _merged(group)

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..experiments import nets
 from ..experiments.config import RunConfig
-from ..experiments.tasks import Task, Union, outputs_of
+from ..experiments.mixed import Material, Replay, Union
+from ..experiments.tasks import Task, outputs_of
 from ..methods import METHODS
 from ..results.results import Results, Trial
 from . import checkpoint
@@ -123,8 +124,12 @@ class MethodRun:
         return model
 
     def _train(self, task: Task, first_epoch: int) -> None:
-        first = 0 if self.method.mixes_tasks else task.index
-        learned = Union(tuple(self.tasks[first : task.index + 1]))
+        learned: Material = task
+        so_far = tuple(self.tasks[: task.index + 1])
+        if self.method.mixes_tasks and task.index > 0:
+            learned = Union(so_far)
+            if "memory" in self.method.uses:
+                learned = Replay(so_far, self.config.memory or 0)
         nets.set_active_outputs(self.model, self._active(task, learned.outputs))
         epochs, steps = self.config.epochs or 1, learned.steps_per_epoch
         passes = epochs

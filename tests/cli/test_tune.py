@@ -114,8 +114,17 @@ def test_what_is_not_given_is_the_presets_and_seeds_count_by_their_mean(tuned):
     result = tuned("--seeds", "2", "--output", "search")
     assert "1 0.001 89.75 ± 0.20 best" in lines(result)
     tuned("--output", "l2", "--method", "l2", "--strength", "3,9")
-    assert settings(tuned) == [(1, 0.001), (3, 0.001), (9, 0.001)]
-    assert [config.methods for config in tuned.trained[1:]] == [("l2",)] * 2
+    tuned("--output", "ewc", "--method", "ewc", "--strength", "1e5")
+    replay = ("--method", "si-replay", "--memory", "20", "--strength", "7")
+    result = tuned("--output", "replay", *replay)
+    assert settings(tuned) == [(s, 0.001) for s in (1, 3, 9, 1e5, 7)]
+    methods = [config.methods for config in tuned.trained]
+    assert methods == [("si",), ("l2",), ("l2",), ("ewc",), ("si-replay",)]
+    assert tuned.trained[-1].memory == 20
+    assert lines(result)[-2] == (
+        "keras-si run smnist --memory 20 --method si-replay --strength 7.0 "
+        "--damping 0.001"
+    )
 
 
 def test_trials_are_searched_once_between_the_values_given(tuned):
@@ -231,7 +240,8 @@ def test_what_diverges_is_named_and_not_tried_again(tuned, monkeypatch):
         ("--strength 0,1", "--strength", "received 0"),
         ("--strength 1,x", "--strength", "x"),
         ("--method naive", "--method", "received naive"),
-        ("--method si --method l2", "--method", "received si, l2"),
+        ("--method replay", "--method", "received replay; expected one that"),
+        ("--method si --method l2 --strength 1", "--method", "received si, l2"),
         ("--strength 1 --trials 3", "--trials", "give two values"),
         ("--output full", "--output", "full has other files"),
         ("--storage full/notes.txt", "--storage", "notes.txt cannot be used"),

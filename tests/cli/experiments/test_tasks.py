@@ -1,44 +1,24 @@
-"""The pipelines: permutations, splits, unions, order of the data, values."""
-
-import types
+"""The pipelines of a task: permutation, split, order of the data, values."""
 
 import numpy as np
 import pytest
 from keras_si_cli.errors import OptionError
-from keras_si_cli.experiments import data
 from keras_si_cli.experiments import tasks as tasks_module
-from keras_si_cli.experiments.tasks import Union
-
-# 10 images of 2 x 2 pixels, one channel; image i has 4i .. 4i + 3.
-IMAGES = np.arange(40, dtype="uint8").reshape(10, 2, 2, 1)
-LABELS = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3], "int32")
+from task_helpers import (
+    IMAGES,
+    LABELS,
+    batches,
+    make,
+    order_of,
+    pairs,
+    split,
+    tiny_data,
+)
 
 
 @pytest.fixture
 def tiny():
-    train = data.Split(IMAGES, LABELS)
-    test = data.Split(255 - IMAGES[:7], LABELS[:7])
-    return data.Data("tiny", 10, train, test)
-
-
-def make(tiny, seed=0, tasks=3, batch_size=4):
-    config = types.SimpleNamespace(
-        benchmark="pmnist", tasks=tasks, batch_size=batch_size
-    )
-    return tasks_module.tasks(tiny, config, seed)
-
-
-def batches(dataset):
-    return [(x.numpy(), y.numpy()) for x, y in dataset]
-
-
-def train(task, epochs=1, first_epoch=0):
-    return Union((task,)).train(epochs, first_epoch)
-
-
-def order_of(dataset):
-    """Which image each row came from, read off the identity task."""
-    return np.concatenate([x for x, _ in batches(dataset)])[:, 0] // 4
+    return tiny_data()
 
 
 # Permutations.
@@ -62,7 +42,7 @@ def test_the_permutation_does_not_change_from_version_to_version():
 
 def test_the_order_does_not_change_from_version_to_version(tiny):
     orders = [
-        order_of(train(make(tiny, seed)[0], 2)).tolist() for seed in (0, 1)
+        order_of(make(tiny, seed)[0].train(2)).tolist() for seed in (0, 1)
     ]
     assert orders == [
         [7, 5, 1, 3, 2, 8, 6, 4, 9, 0, 6, 4, 5, 7, 3, 0, 8, 2, 1, 9],
@@ -89,7 +69,7 @@ def test_training_batches_are_the_permuted_bytes_with_their_labels(tiny):
     task = make(tiny)[1]
     flat = IMAGES.reshape(10, 4)[:, task.permutation]
     expected = {(*row, label) for row, label in zip(flat.tolist(), LABELS)}
-    got = batches(train(task))
+    got = batches(task.train(epochs=1))
     assert [len(y) for _, y in got] == [4, 4, 2]  # The rest is kept.
     rows = [(*row, label) for x, y in got for row, label in zip(x.tolist(), y)]
     assert (len(rows), set(rows)) == (10, expected)
@@ -122,7 +102,7 @@ def test_a_test_set_is_one_pipeline_however_often_it_is_evaluated(tiny):
 
 
 def test_an_epoch_has_every_example_once(tiny):
-    order = order_of(train(make(tiny)[0], 3)).reshape(3, 10)
+    order = order_of(make(tiny)[0].train(epochs=3)).reshape(3, 10)
     for epoch in order:
         assert sorted(epoch) == list(range(10))
     assert len({tuple(epoch) for epoch in order}) == 3
@@ -131,59 +111,26 @@ def test_an_epoch_has_every_example_once(tiny):
 
 def test_an_epoch_can_be_made_alone(tiny):
     task = make(tiny)[0]
-    order = order_of(train(task, 4)).reshape(4, 10)
-    rest = order_of(train(task, 2, first_epoch=2)).reshape(2, 10)
+    order = order_of(task.train(epochs=4)).reshape(4, 10)
+    rest = order_of(task.train(epochs=2, first_epoch=2)).reshape(2, 10)
     np.testing.assert_array_equal(rest, order[2:])
 
 
 @pytest.mark.parametrize("size, steps", [(4, 3), (5, 2), (99, 1)])
 def test_an_epoch_has_the_steps_it_says(tiny, size, steps):
-    union = Union((make(tiny, batch_size=size)[0],))
-    assert union.steps_per_epoch == steps
-    assert len(batches(union.train(epochs=2))) == 2 * steps
+    task = make(tiny, batch_size=size)[0]
+    assert task.steps_per_epoch == steps
+    assert len(batches(task.train(epochs=2))) == 2 * steps
 
 
 def test_no_pipeline_leaves_a_thread_to_wait_for(tiny):
     """tf.data's autotuning has one, which the end of each `fit` waits for."""
     tasks = make(tiny)
-    for pipeline in (
-        *(train(tasks[0]), tasks[0].test),
-        Union(tuple(tasks)).train(epochs=1),
-    ):
+    for pipeline in (tasks[0].train(epochs=1), tasks[0].test):
         assert pipeline.options().autotune.enabled is False
 
 
-# Splits. Image i is filled with the number i.
-
-SIX = np.array([4, 0, 1, 2, 3, 5, 0, 2, 4, 1], "int32")
-FILLED = np.repeat(np.arange(10, dtype="uint8"), 4).reshape(10, 2, 2, 1)
-
-
-def six_classes():
-    train = data.Split(FILLED, SIX)
-    test = data.Split(FILLED[::-1], SIX[::-1])
-    return data.Data("six", 6, train, test)
-
-
-def split(scenario="task", tasks=3, classes_per_task=2):
-    config = types.SimpleNamespace(
-        benchmark="smnist",
-        scenario=scenario,
-        tasks=tasks,
-        classes_per_task=classes_per_task,
-        batch_size=4,
-        dataset="six",
-    )
-    return tasks_module.tasks(six_classes(), config, seed=0)
-
-
-def pairs(dataset):
-    """Which image each row is, and its label."""
-    return [
-        (int(image[0]), int(label))
-        for x, y in batches(dataset)
-        for image, label in zip(x, y, strict=True)
-    ]
+# Splits.
 
 
 @pytest.mark.parametrize(
@@ -203,7 +150,7 @@ def test_each_task_has_its_classes_and_no_other(scenario, labels):
         tasks, labels, images, strict=True
     ):
         expected = {(i, low) for i in first} | {(i, high) for i in second}
-        assert set(pairs(train(each))) == expected
+        assert set(pairs(each.train(epochs=1))) == expected
         # The test set is in its own order, which is here the reverse.
         assert pairs(each.test) == sorted(expected, reverse=True)
 
@@ -217,43 +164,3 @@ def test_classes_without_examples_are_refused(monkeypatch):
     monkeypatch.setattr(tasks_module, "check_tasks", lambda *_: None)
     with pytest.raises(OptionError, match="of the 2 classes from 6 to train"):
         split(tasks=4)
-
-
-# Unions.
-
-
-def test_a_union_has_every_example_of_every_task_once_an_epoch():
-    tasks = split()
-    union = Union(tuple(tasks[:2]))
-    assert union.outputs == (0, 1, 2, 3)
-    assert union.steps_per_epoch == 2  # 4 + 3 examples, batches of 4
-    got = pairs(union.train(epochs=2))
-    expected = sorted(p for each in tasks[:2] for p in pairs(each.test))
-    assert sorted(got[:7]) == sorted(got[7:]) == expected
-    assert got[:7] != got[7:]
-    # The tasks are mixed, and an epoch can be made alone.
-    assert {label > 1 for _, label in got[:4]} == {True, False}
-    assert pairs(union.train(epochs=1, first_epoch=1)) == got[7:]
-
-
-def test_in_a_union_every_example_has_its_own_tasks_permutation(tiny):
-    tiny = data.Data(
-        "ten", 10, data.Split(IMAGES, np.arange(10, dtype="int32")), tiny.test
-    )
-    tasks = make(tiny, batch_size=7)
-    expected = sorted(
-        (label, *IMAGES[label].ravel()[each.permutation])
-        for each in tasks
-        for label in range(10)
-    )
-    union = Union(tuple(tasks))
-    got = [
-        (label, *row)
-        for x, y in batches(union.train(epochs=1))
-        for row, label in zip(x, y, strict=True)
-    ]
-    assert sorted(got) == expected
-    # Examples that all tasks share are stored once.
-    examples, offsets = union._stored()
-    assert examples is tasks[0].train_examples
-    assert offsets == [0, -10, -20]

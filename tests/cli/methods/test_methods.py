@@ -98,6 +98,22 @@ UNTRAINED = [("evaluate", [B, C])]
             ],
         ),
         (
+            *("replay", "task"),
+            [
+                *(*UNTRAINED, ("fit", [A]), ("evaluate", [A, B])),
+                *(("fit", [AB]), ("evaluate", [A, B, C])),
+                *(("fit", [ABC]), ("evaluate", [A, B, C])),
+            ],
+        ),
+        (
+            *("replay", "class"),
+            [
+                *(("fit", [A]), ("evaluate", [A])),
+                *(("fit", [AB]), ("evaluate", [AB] * 2)),
+                *(("fit", [ABC]), ("evaluate", [ABC] * 3)),
+            ],
+        ),
+        (
             *("scratch", "task"),
             [(name, [x]) for x in (A, B, C) for name in ("fit", "evaluate")],
         ),
@@ -130,7 +146,7 @@ def test_which_outputs_count_and_when(heard, method, scenario, expected):
 
 def test_an_untrained_net_with_zero_outputs_names_the_first_class():
     """Of task 2 it gets class 2 right, by hand: 3 of 5; once for all."""
-    runs = run("naive", "l2", epochs=None, steps=1)
+    runs = run("naive", "l2", epochs=None, steps=1, strength=1.0)
     assert len(runs) == 2
     for run_ in runs:
         assert np.isnan(run_.untrained[0])
@@ -143,7 +159,7 @@ def test_each_seed_has_an_untrained_net_of_its_own(monkeypatch):
     monkeypatch.setattr(keras.Sequential, "fit", lambda *args, **kwargs: None)
     given = {"output_weights": "glorot", "tasks": 3}
     (alone,) = run("naive", seed=1, **given)
-    first, *second = run("naive", "l2", seeds=2, **given)[1:]
+    first, *second = run("naive", "l2", seeds=2, strength=1.0, **given)[1:]
     assert (first.seed, [each.seed for each in second]) == (0, [1, 1])
     assert (first.untrained[1:] != alone.untrained[1:]).any()
     for each in second:
@@ -196,10 +212,17 @@ def test_the_optimizer_is_reset_between_tasks_or_kept(monkeypatch, reset):
     "given, expected",
     [
         # The union of both tasks has 40 examples.
-        ({"epochs": 3}, {"naive": [(3, 2), (3, 2)], "joint": [(3, 2), (3, 4)]}),
+        (
+            {"epochs": 3},
+            {
+                "naive": [(3, 2), (3, 2)],
+                "replay": [(3, 2), (3, 2)],
+                "joint": [(3, 2), (3, 4)],
+            },
+        ),
         (
             {"epochs": None, "steps": 5},
-            {"naive": [(1, 5), (1, 5)], "joint": [(1, 5), (1, 5)]},
+            {name: 2 * [(1, 5)] for name in ("naive", "replay", "joint")},
         ),
     ],
 )
@@ -208,13 +231,13 @@ def test_how_long_each_task_is_learned(heard, monkeypatch, given, expected):
     monkeypatch.setattr(
         progress.Progress, "started", lambda *args: totals.append(args[1:])
     )
-    run("naive", "joint", **given)
+    run(*expected, **given)
     got = [
         (kwargs["epochs"], kwargs["steps_per_epoch"])
         for name, _, kwargs in heard
         if name == "fit"
     ]
-    assert got == expected["naive"] + expected["joint"]
+    assert got == sum(expected.values(), [])
     assert totals == [(sum(epochs * steps for epochs, steps in got), 0)]
 
 
@@ -390,7 +413,66 @@ def test_si_by_hand():
 def test_every_method_names_itself():
     for name, method in methods.METHODS.items():
         assert method.label and method.summary and method.source, name
-        assert set(method.uses) <= {"strength", "damping"}
+        assert set(method.uses) <= {"strength", "damping", "memory"}
+
+
+def test_what_replay_trains_on_is_the_new_task_and_a_memory(monkeypatch):
+    """Of 20 images of each task, 3 of each class can be in it."""
+    seen = []
+
+    def spy(model, batches, **kwargs):
+        pairs = [(x.numpy(), y.numpy()) for x, y in batches]
+        seen.append([np.concatenate(part) for part in zip(*pairs)])
+
+    monkeypatch.setattr(keras.Sequential, "fit", spy)
+    for memory in (7, 200):
+        seen.clear()
+        run("naive", "replay", scenario="class", memory=memory, epochs=20)
+        (naive_x, _), _, (x, y), (both, labels) = seen
+        np.testing.assert_array_equal(x, naive_x)
+        # In each batch 10 of the task, then 10 of the memory.
+        new, old = labels.reshape(40, 2, 10).transpose(1, 0, 2)
+        assert {*new.ravel()} == {*B} and {*old.ravel()} == {*A}
+        images = both.reshape(40, 2, 10, 9)[:, 1]
+        drawn = {
+            label: {image.tobytes() for image in images[old == label]}
+            for label in A
+        }
+        known = {image.tobytes() for image in x}
+        for label in A:
+            assert len(drawn[label]) == min(memory // 2, 10)
+            assert drawn[label] <= known
+
+
+def bright_rows(name, count=200):
+    """Ten classes: the brighter row of an image says which."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count, dtype="int32") % 10
+    images = rng.integers(0, 80, (count, 10, 3, 1), "uint8")
+    images[np.arange(count), labels] += 120
+    part = data.Split(images, labels)
+    return data.Data(name, 10, part, part)
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_replay_remembers_what_plain_training_forgets(scenario):
+    options = {
+        "methods": ("naive", "replay", "si-replay"),
+        **{"tasks": 2, "epochs": 30, "hidden": (30,), "batch_size": 20},
+        **{"jit": False, "scenario": scenario, "memory": 10, "strength": 0.01},
+        **{"learning_rate": 0.01},
+    }
+    resolved = config.resolve("smnist", "paper", options)
+    naive, replay, si_replay = runner.run(
+        resolved, dataset=bright_rows("mnist")
+    ).trials
+    # The first task is the same: there is nothing to remember yet.
+    assert naive.accuracy[0, 0] == replay.accuracy[0, 0] == 1
+    assert replay.accuracy[1].min() > 0.95
+    assert si_replay.accuracy[1].min() > 0.95
+    assert si_replay.importance and not replay.importance
+    if scenario == "class":
+        assert naive.accuracy[1].tolist() == [0, 1]
 
 
 def test_the_mask_of_a_joint_run_is_that_of_the_task(heard, monkeypatch):
@@ -403,7 +485,8 @@ def test_the_mask_of_a_joint_run_is_that_of_the_task(heard, monkeypatch):
         return original(model, config, outputs_by_task)
 
     monkeypatch.setattr(nets, "compile_classifier", spy)
-    for scenario in ("task", "class"):
-        run("joint", scenario=scenario)
+    for method in ("joint", "replay"):
+        for scenario in ("task", "class"):
+            run(method, scenario=scenario)
     run("naive")
-    assert asked == [[(0, 1), (2, 3)], None, None]
+    assert asked == [*2 * [[(0, 1), (2, 3)], None], None]

@@ -104,6 +104,22 @@ def test_settings_are_compared_between_methods_that_use_them():
     ]
 
 
+def test_memories_are_compared_where_there_is_replay():
+    naive = make_results(make_trial("naive"), memory=None)
+    few = make_results(make_trial("replay"), memory=20)
+    many = make_results(make_trial("si-replay"), memory=200)
+    labelled = [("naive", naive), ("few", few), ("many", many)]
+    assert compare.differences(labelled[:2]) == []
+    assert ("memory", {"20": ["few"], "200": ["many"]}) in compare.differences(
+        labelled
+    )
+    other = make_results(make_trial("replay", seed=1), memory=200)
+    assert len(compare.merge([("few", few), ("other", other)])) == 2
+    older = make_results(make_trial("naive", seed=1))
+    assert "memory" not in older.config
+    assert len(compare.merge([("naive", naive), ("older", older)])) == 1
+
+
 def test_report_says_in_table_and_figure_what_differs(tmp_path):
     data = {"data": "sha256:" + 32 * "1f"}
     save("a", make_results(make_trial(), hidden=[9, 9], steps=None))
