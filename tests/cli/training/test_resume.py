@@ -124,12 +124,12 @@ def images_of_12(name, data_dir):
 @pytest.mark.parametrize(
     ("benchmark", "method", "step", "given"),
     [
-        ("smnist", "l2", 14, {"strength": 1.0}),
-        ("smnist", "ewc", 14, {"strength": 100.0}),
-        ("smnist", "replay", 14, {"scenario": "task", "memory": 9}),
-        ("smnist", "si-replay", 14, {"scenario": "class", "strength": 1.0}),
-        ("smnist", "scratch", 14, {}),
-        ("smnist", "joint", 20, {}),
+        ("smnist", "l2", 10, {"strength": 1.0}),
+        ("smnist", "ewc", 10, {"strength": 100.0}),
+        ("smnist", "replay", 10, {"scenario": "task", "memory": 9}),
+        ("smnist", "si-replay", 10, {"scenario": "class", "strength": 1.0}),
+        ("smnist", "scratch", 10, {}),
+        ("smnist", "joint", 14, {}),
         ("smnist", "si", 14, {"epochs": None, "steps": 9}),
         ("scifar", "si", 4, {"strength": 1.0}),
     ],
