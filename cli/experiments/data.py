@@ -112,10 +112,7 @@ def load_all(
     parts = [load(name, data_dir) for name in names]
     if held_out:
         parts = [_without_test(part) for part in parts]
-    first, *others = parts
-    for other in others:
-        first = _joined(first, other)
-    return first
+    return functools.reduce(_joined, parts)
 
 
 def _without_test(data: Data) -> Data:

@@ -213,7 +213,6 @@ def test_the_examples_are_commands_whose_options_are_all_right(
         ("run pm", ["pmnist"]),
         ("run pmnist --preset ", ["quick", "paper", "vandeven"]),
         ("run smnist --scenario d", ["domain"]),
-        ("tune scifar --meth", ["--method"]),
         ("tune smnist --strength 1,2 --method na", ["naive"]),
     ],
 )
