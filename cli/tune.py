@@ -259,8 +259,6 @@ def _draw(
     """Draws accuracy over what was varied: a curve, or a map."""
     from matplotlib.figure import Figure
 
-    from .results import figures
-
     done = [trial for trial in trials if trial.state.name == "COMPLETE"]
     accuracies = [100 * (trial.value or 0.0) for trial in done]
     columns = {n: [setting_of(t)[n] for t in done] for n in setting_of(done[0])}
@@ -283,5 +281,8 @@ def _draw(
     axes.set(xlabel=varied[0], xscale="log", title=f"{method}: {HELD_OUT}")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(0.15)
-    for kind in figures.FORMATS:
-        figures.save(figure, folder / f"search{kind}")
+    for kind in ("png", "svg"):  # Our figures would import Keras.
+        files.write_atomically(
+            folder / f"search.{kind}",
+            functools.partial(figure.savefig, format=kind, dpi=160),
+        )

@@ -166,7 +166,7 @@ def test_a_real_training_reports_after_each_task(cli, monkeypatch):
     assert loaded == [True]
     assert results.config["held_out"] is True
     assert [*trial.intermediate_values.values()] == run.average_accuracy
-    assert trial.value == run.final_average_accuracy
+    assert trial.value == run.average_accuracy[-1]
 
 
 # What is given up

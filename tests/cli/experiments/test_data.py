@@ -1,7 +1,5 @@
 """Data comes through TFDS: embedded, from a folder, or not at all."""
 
-import types
-
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -116,15 +114,7 @@ def test_cifar_100_follows_cifar_10(monkeypatch):
         assert part.images.shape == (400, 32, 32, 3)
         assert part.labels.tolist() == expected
     # The paper's tasks: CIFAR-10, then tens of CIFAR-100 in their order.
-    config = types.SimpleNamespace(
-        benchmark="scifar",
-        scenario="task",
-        tasks=6,
-        classes_per_task=10,
-        batch_size=4,
-        dataset=both.name,
-    )
-    tasks = tasks_module.tasks(both, config, seed=0)
+    tasks = tasks_module.tasks(both, make_config("scifar", tasks=6), seed=0)
     assert [each.outputs[0] for each in tasks] == [0, 10, 20, 30, 40, 50]
     assert [len(each.train_examples) for each in tasks] == [200] + [20] * 5
 
