@@ -141,7 +141,7 @@ def comparison_notes(labelled: Labelled) -> list[str]:
 def _merged(label: str, results: Results) -> list[str]:
     """Says which runs were merged, and in what they differ."""
     names = ", ".join(name for name, _ in results.members)
-    lines = [f"{label} are one run, as only the seed differs: {names}"]
+    lines = [f"{label} are one run, as at most the seed differs: {names}"]
     found = sum(len(member.trials) for _, member in results.members)
     repeated = found - len(results.trials)
     if repeated:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..methods import Method
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import os
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from keras_si_cli import main
@@ -50,7 +49,7 @@ def test_runs_that_differ_in_the_seed_alone_become_one_row_with_a_band():
     assert rows.count("job-1") == 0
     text = " ".join(rows)
     assert (
-        "job-0 and 2 more are one run, as only the seed differs: job-0, "
+        "job-0 and 2 more are one run, as at most the seed differs: job-0, "
         "job-1, job-2" in text
     )
     assert "versions of keras: 3.0 in job-0; 3.1 in job-1; 3.2 in job-2" in text
@@ -163,14 +162,3 @@ def test_a_name_that_is_no_text_is_shown_as_text(tmp_path):
     save(name, make_results(make_trial()))
     assert "c\ufffd" in report(name, "--html", "page.html")
     assert "c\ufffd" in (tmp_path / "page.html").read_text(encoding="utf-8")
-
-
-def test_nan_of_an_unfinished_run_is_a_dash():
-    begun = make_results(Trial.empty("si", 0, 2))
-    save("run", begun)
-    lines = report("run")
-    assert [line.split() for line in lines if line.startswith("si")] == [
-        ["si", "-", "-", "-", "-", "0"]
-    ]
-    assert lines[-1] == "run is not finished: what is done counts."
-    assert np.isnan(begun.spread("si", "final_average_accuracy")["mean"])

@@ -127,7 +127,7 @@ def test_page_has_settings_commands_versions_and_dates(parsed):
     text = " ".join(text_of(parsed).split())
     for part in (
         "A report of keras-si ",
-        "a and 1 more are one run, as only the seed differs: a, b",
+        "a and 1 more are one run, as at most the seed differs: a, b",
         "naive with seed 1 was given up: the loss is NaN",
         "3 of 4 trials are complete. Seeds: 0,1.",
         "strength1.0 damping0.001 datasetmnist held outFalse",

@@ -118,7 +118,7 @@ def test_damage_that_makes_an_array_smaller_is_found():
 
 @pytest.mark.parametrize(
     "record",
-    ["{}", "", '{"schema": 4, "results": {}}', np.array([{}], object)],
+    ["{}", "", '{"schema": 5, "results": {}}', np.array([{}], object)],
 )
 def test_an_npz_that_keras_si_did_not_write_is_no_checkpoint(record):
     np.savez(CHECKPOINT, np.ones(3), record=record)
@@ -127,8 +127,8 @@ def test_an_npz_that_keras_si_did_not_write_is_no_checkpoint(record):
 
 
 def test_a_checkpoint_of_another_version_is_refused():
-    np.savez(CHECKPOINT, record='{"schema": 5}')
-    with pytest.raises(RunError, match="schema 5, expected 4; continue with"):
+    np.savez(CHECKPOINT, record='{"schema": 4}')
+    with pytest.raises(RunError, match="schema 4, expected 5; continue with"):
         checkpoint.load(".")
 
 
