@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras_si_cli import methods
 from keras_si_cli.experiments import config, data, nets
-from keras_si_cli.training import progress, runner
+from keras_si_cli.training import runner
 
 import keras_si
 
@@ -152,7 +152,7 @@ def test_an_untrained_net_with_zero_outputs_names_the_first_class():
         assert np.isnan(run_.untrained[0])
         assert run_.untrained[1] == pytest.approx(3 / 5)
         expected = run_.accuracy[0, 1] - 3 / 5
-        assert run_.forward_transfer == pytest.approx(expected)
+        assert run_.measures["forward_transfer"] == pytest.approx(expected)
 
 
 def test_each_seed_has_an_untrained_net_of_its_own(monkeypatch):
@@ -170,7 +170,7 @@ def test_in_the_class_scenario_forward_transfer_is_not_measured(heard):
     (run_,) = run("naive", scenario="class")
     assert np.isnan(run_.accuracy[0, 1])
     assert np.isnan(run_.untrained).all()
-    assert np.isnan(run_.forward_transfer)
+    assert np.isnan(run_.measures["forward_transfer"])
 
 
 def fits(monkeypatch):
@@ -196,8 +196,11 @@ def test_scratch_gives_each_task_a_new_net_and_keeps_its_accuracy(monkeypatch):
     for one, other in zip(seen[0][0], seen[1][0], strict=True):
         np.testing.assert_array_equal(one, other)
     assert run_.accuracy[1, 0] == run_.accuracy[0, 0]
-    assert (run_.backward_transfer, run_.forgetting) == (0, 0)
-    assert np.isnan(run_.forward_transfer)
+    assert (
+        run_.measures["backward_transfer"],
+        run_.measures["forgetting"],
+    ) == (0, 0)
+    assert np.isnan(run_.measures["forward_transfer"])
 
 
 @pytest.mark.parametrize("reset", [True, False])
@@ -226,11 +229,7 @@ def test_the_optimizer_is_reset_between_tasks_or_kept(monkeypatch, reset):
         ),
     ],
 )
-def test_how_long_each_task_is_learned(heard, monkeypatch, given, expected):
-    totals = []
-    monkeypatch.setattr(
-        progress.Progress, "started", lambda *args: totals.append(args[1:])
-    )
+def test_how_long_each_task_is_learned(heard, given, expected):
     run(*expected, **given)
     got = [
         (kwargs["epochs"], kwargs["steps_per_epoch"])
@@ -238,7 +237,6 @@ def test_how_long_each_task_is_learned(heard, monkeypatch, given, expected):
         if name == "fit"
     ]
     assert got == sum(expected.values(), [])
-    assert totals == [(sum(epochs * steps for epochs, steps in got), 0)]
 
 
 def one_weight(**options):
