@@ -4,7 +4,6 @@ What is heavy is imported inside the commands, after the options have been
 checked: `--help` and a wrong option answer at once.
 """
 
-import os
 import shlex
 import sys
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from . import options
-from .errors import Interrupted, OptionError
+from .errors import Interrupted
 from .experiments import config
 from .options import option
 
@@ -52,7 +51,7 @@ Exit codes:
   130  Ctrl-C.
 
 \b
-Tab completion in bash, and with zsh_source in zsh:
+Tab completion in bash:
   eval "$(_KERAS_SI_COMPLETE=bash_source keras-si)"
 """,
 )
@@ -126,26 +125,18 @@ Example:
   keras-si resume runs/pmnist-20250131-120000
 """
 )
-@click.argument(
-    *("folder",), metavar="DIR", type=click.Path(exists=True, file_okay=False)
-)
+@click.argument("folder", metavar="DIR", type=options.FOLDER)
 def resume(folder: str) -> None:
     """Continue the run in DIR, which was interrupted.
 
     On the same machine it ends with the accuracies that it would have had
     without interruption: on CPUs always, on GPUs if it is --deterministic. At
-    most one epoch is trained again.
+    most one epoch is trained again; with --steps, one task.
     """
     from . import training
     from .training import folder as folder_module
 
     resolved, command = folder_module.read_config(folder)
-    if resolved.data_dir and not os.path.isdir(resolved.data_dir):
-        raise OptionError(
-            "--data-dir",
-            f"the run was begun with {resolved.data_dir}, which is no folder "
-            "now; make the data available there again",
-        )
     training.train(resolved, folder, resume=True, command=command)
 
 
@@ -158,17 +149,14 @@ Examples:
 """
 )
 @click.argument(
-    *("runs",),
+    "runs",
     metavar="DIR...",
     nargs=-1,
     required=True,
     type=click.Path(exists=True),
 )
-@option("--output", click.Path(), "Also draw them into a .png or .svg.")
-@option(
-    *("--html", click.Path()),
-    "Also write all there is to see into one page, which needs no network.",
-)
+@option("--output", options.FILE, "Also draw them into this .png or .svg.")
+@option("--html", options.FILE, "Also write a page, which needs no network.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def report(
     runs: tuple[str, ...],
@@ -196,12 +184,12 @@ def report(
 
     labelled = compare.load(runs)
     console = Console(highlight=False)
-    console.print(tables.comparison_table(labelled, console.width))
+    console.print(tables.comparison_table(labelled))
     console.print()
     for line in tables.comparison_notes(labelled):
         console.print(Text(line))
     if output is not None:
-        figures.write_figure(labelled, output)
+        figures.save(figures.average_figure(labelled), output)
         print(f"figure: {output}")
     if html is not None:
         files.write_atomically(html, page_module.page(labelled).encode())
@@ -218,26 +206,13 @@ Examples:
 )
 @options.protocol
 @options.methods("si")
-@option(
-    "--strength",
-    options.Several(options.STRENGTH),
-    "Values to try.",
-    metavar="C,...",
-)
-@option(
-    "--damping",
-    options.Several(options.POSITIVE),
-    "Values to try.",
-    metavar="XI,...",
-)
-@option(
-    *("--trials", click.IntRange(0)),
-    "How many settings of each method to search besides.",
-    default=0,
-)
+@option("--strength", options.STRENGTHS, "Values to try.", metavar="C,...")
+@option("--damping", options.DAMPINGS, "Values to try.", metavar="XI,...")
+@option("--trials", click.IntRange(0), "More settings to search.", default=0)
 @option("--jobs", options.COUNT, "How many processes to start here.", default=1)
 @option(
-    *("--storage", str),
+    "--storage",
+    str,
     "A journal file or the URL of a database, which processes and machines "
     "share.  [default: a journal in the folder]",
 )

@@ -31,15 +31,15 @@ class SICallback(TaskEnds):
     from their reference theta~. Zenke, Poole & Ganguli, "Continual Learning
     Through Synaptic Intelligence", ICML 2017.
 
-    By default one `fit` is one task, and one callback serves all of them. All
-    state is in the model (in its optimizer), so that `model.save` keeps it; a
-    new `SICallback` on a model that carries such state takes it up again.
+    By default one `fit` is one task, and one callback serves all tasks. All
+    state is in the model (in its optimizer), so `model.save` keeps it. A new
+    `SICallback` on a model with such state continues with it.
 
-    Importance scales with the loss: a loss should be the mean over the batch
-    (Keras's default), or `strength` wants scaling too.
+    Importance is in units of the loss, so all tasks should have a loss of one
+    scale (Keras's default, the mean over the batch, gives that).
 
     Args:
-        strength: c, at least 0. How strongly old tasks are held on to; 0
+        strength: c, at least 0. How strongly old tasks are protected; 0
             measures importance without using it. Settable between fits.
             Defaults to 0.1, the paper's value for permuted MNIST.
         damping: xi, above 0. Keeps importance bounded where a weight hardly
@@ -102,7 +102,7 @@ class SICallback(TaskEnds):
 
     @property
     def strength(self) -> float:
-        """c: how strongly old tasks are held on to. Settable between fits.
+        """c: how strongly old tasks are protected. Settable between fits.
 
         Raises:
             ValueError: If it is set to anything but a number of at least 0.
@@ -174,7 +174,7 @@ class SICallback(TaskEnds):
     ) -> None:
         """Protects what the weights of now have learned without SI.
 
-        Ends the task as `consolidate()` does, so that theta~ is theta, and
+        Ends the task as `consolidate()` does, which makes theta~ theta, and
         adds `scale * importance` to Omega. Use it on a model that was trained
         before, with what `fisher_importance` estimates; SI continues there.
         The importance of several outputs or data sets adds up. A task that SI
@@ -227,7 +227,7 @@ class SICallback(TaskEnds):
     # Hooks.
 
     def set_model(self, model: keras.Model) -> None:
-        """Attaches SI to a built, compiled model, or takes its state up again.
+        """Attaches SI to a built, compiled model, or continues with its state.
 
         `fit` does it by itself. Call it before a training loop of your own,
         `train_on_batch`, or to look at a loaded model's state.
@@ -259,7 +259,7 @@ class SICallback(TaskEnds):
             self._damping,
             every if isinstance(every, int) else None,
         )
-        self._go_on_with_task()
+        self._continue_task()
         self._state.strength.assign(self._strength)
         self._state.refresh_penalties()
 

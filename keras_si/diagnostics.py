@@ -1,4 +1,4 @@
-"""What a user is told: SI should never be without effect in silence."""
+"""Warnings and refusals: SI is never without effect in silence."""
 
 import warnings
 from collections.abc import Iterable

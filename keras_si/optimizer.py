@@ -34,7 +34,7 @@ class SIOptimizer(OptimizerWrapper):
         strength: c, a float, at least 0. Defaults to 0.1.
         damping: xi, a float, above 0. Defaults to 0.1.
         consolidate_every: Consolidate after this many optimizer steps, or
-            `None` (the default): only when told to.
+            `None` (the default): only when a callback asks for it.
         tracked: For each trainable variable whether SI tracks it, a list of
             bools, or `None` (the default): all.
         name: Name of the optimizer. Defaults to `"si_optimizer"`.

@@ -25,7 +25,7 @@ FROZEN = "frozen"
 def save(
     state: SIState, variables: Sequence[keras.Variable], store: dict[str, Any]
 ) -> None:
-    """Writes `variables`, all those of `state`, and what is frozen."""
+    """Writes `variables`, which are all of `state`, and what is frozen."""
     check_not_erased(state)
     merged = _merged_by_keras(state)
     for index, variable in enumerate(variables):

@@ -38,8 +38,8 @@ class SIState:
         accumulation_steps: Micro-batches per optimizer step, or `None`.
 
     Attributes:
-        names: A name for each variable, no two alike: its path, or the path
-            with a suffix.
+        names: A unique name for each variable: its path, or the path with a
+            suffix.
         path_integrals, importances, references: omega, Omega and theta~, a
             variable of the weights' shape for each slot.
         strength, damping: c and xi, scalar variables.
@@ -55,7 +55,7 @@ class SIState:
             the step under way, with gradient accumulation only.
         known_penalties: The values of `penalties` while a step is running,
             else `None`.
-        fit: A `Fit`; a loaded state is that of a running one.
+        fit: A `Fit`; a state that was loaded is of a running one.
         others: The model's other variables, each with its position in
             `model.weights`.
         loaded: What a file had of variables that were not tracked when it was
@@ -293,7 +293,7 @@ class SIState:
         counts[slot] = steps
         self.steps.assign(counts)
 
-    # What there is to know of it.
+    # Questions.
 
     def penalty(self) -> float:
         """Returns the penalty at the weights of now, as last computed."""
