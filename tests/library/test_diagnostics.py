@@ -203,10 +203,13 @@ def test_epoch_without_a_batch_is_not_said_to_have_no_step():
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
-def test_variables_that_another_optimizer_moves_are_named():
+@pytest.mark.parametrize("tasks_before", [0, 1])
+def test_variables_that_another_optimizer_moves_are_named(tasks_before):
     """Two optimizers, as in a GAN; SI hears the first."""
     model, si = compile_model(make_model()), SICallback()
     si.set_model(model)
+    for task in make_tasks(tasks_before):
+        fit(model, task, si)
     variables = model.trainable_variables
     other = keras.optimizers.SGD(0.1)
     other.build(variables[:2])
