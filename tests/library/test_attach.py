@@ -287,6 +287,19 @@ def test_include_and_exclude_choose_the_variables(include, exclude, expected):
     assert {short(path) for path in si.get_importance()} == expected
 
 
+def test_scales_of_float8_are_not_tracked():
+    """Their "gradient" overwrites them: they take no steps."""
+    model = make_model()
+    for layer in model.layers:
+        layer.quantize("float8")
+    si = SICallback()
+    si.set_model(compile_model(model))
+    assert len(model.trainable_variables) > 6
+    assert {short(path) for path in si.get_importance()} == {
+        f"dense_{i}/{name}" for i in range(3) for name in ("kernel", "bias")
+    }
+
+
 def test_variable_without_gradient_is_left_alone():
     """A second head, not in the loss, is not moved by its own penalty."""
     inputs = keras.Input((SIZES[0],))
