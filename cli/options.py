@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from typing import Any
 
 import click
@@ -33,6 +34,22 @@ class Several(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[Any, ...]:
         return tuple(self.of(part, param, ctx) for part in value.split(","))
+
+
+class DatasetName(click.ParamType):  # type: ignore[type-arg]
+    """What TFDS can find; it may have a /configuration and a :version."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*(/[\w+.-]+)?(:[0-9.*]+)?", value):
+            self.fail(
+                f"{value!r} is no TFDS name, like cifar10, emnist/letters or "
+                "mnist:3.0.1.",
+                param,
+                ctx,
+            )
+        return str(value)
 
 
 COUNT = click.IntRange(1)
@@ -113,7 +130,7 @@ PROTOCOL = (
     option("--seeds", COUNT, "Number of seeds, from --seed up.", default=1),
     option(
         "--dataset",
-        str,
+        DatasetName(),
         "A TFDS image classification dataset, with images of one size.  "
         "[default: the benchmark's]",
     ),

@@ -29,12 +29,13 @@ class ElasticWeightConsolidation(Penalty):
 
     label = "online EWC"
     summary = (
-        "SI's penalty with the Fisher information of 1,000 images of each "
-        "task as importance; --strength is lambda"
+        "SI's penalty with Fisher information as importance; --strength is "
+        "lambda"
     )
     source = (
         "Kirkpatrick et al. 2017; one penalty for all tasks as in Huszar 2018 "
-        "and in Schwarz et al. 2018, section 4, with gamma = 1"
+        "and in Schwarz et al. 2018, section 4, with gamma = 1; F of 1,000 "
+        "images of each task"
     )
 
     def __init__(self, strength: float, damping: float) -> None:

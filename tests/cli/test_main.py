@@ -44,6 +44,7 @@ def help_of(command):
         ("pmnist --seed 4294967296", "is not in the range 0<=x<=2147483648."),
         ("pmnist --method gem", "'gem' is not one of 'si', 'naive', 'joint'"),
         ("pmnist --preset slow", "'slow' is not one of 'quick', 'paper'"),
+        ("pmnist --dataset MNIST", "'--dataset': 'MNIST' is no TFDS name"),
         ("pmnist --data-dir nowhere", "Directory 'nowhere' does not exist."),
         ("pmnist --taks 3", "--taks"),
         ("imagenet", "'imagenet' is not one of 'pmnist', 'smnist', 'scifar'"),
