@@ -2,8 +2,8 @@
 
 All heads are one layer, with two outputs for each task. `OutputMask` lets only
 the outputs of the current task take part in the softmax, so the heads of the
-other tasks get no gradient at all. The tasks share the trunk, which SI protects.
-In testing, the net knows which task it is.
+other tasks get no gradient at all. The tasks share the trunk, which SI
+protects. In testing, the net knows which task it is.
 """
 
 import os
