@@ -4,8 +4,10 @@ What is heavy is imported inside the commands, after the options have been
 checked: `--help` and a wrong option answer at once.
 """
 
+import contextlib
 import shlex
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -19,19 +21,30 @@ from .options import option
 class _Main(click.Group):
     """Says in one line what is wrong; Ctrl-C ends with 130."""
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _in_one_line():
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except click.exceptions.NoArgsIsHelpError:
-            raise
-        except click.UsageError as error:
-            message = " ".join(error.format_message().split())
-            where = (error.ctx or ctx).command_path
-            told = click.ClickException(f"{message} (see {where} --help)")
-            told.exit_code = error.exit_code  # type: ignore[misc]
-            raise told from None
+            with _in_one_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        message = " ".join(error.format_message().split())
+        where = error.ctx.command_path if error.ctx else "keras-si"
+        short = click.ClickException(f"{message} (see {where} --help)")
+        short.exit_code = error.exit_code  # type: ignore[misc]
+        raise short from None
 
 
 @click.group(
@@ -83,10 +96,14 @@ Files, in the folder of --output:
 )
 @options.protocol
 @options.methods("si", "naive")
-@option("--strength", options.STRENGTH, "The paper's c.")
-@option("--damping", options.POSITIVE, "The paper's xi.")
 @option(
-    "--output", options.FOLDER, "For results.  [default: runs/BENCHMARK-<time>]"
+    "--strength", options.STRENGTH, "SI's c; the strength of l2; EWC's lambda."
+)
+@option("--damping", options.POSITIVE, "SI's xi.")
+@option(
+    "--output",
+    options.FOLDER,
+    "Folder for the results.  [default: runs/BENCHMARK-<time>]",
 )
 @click.option(
     "--overwrite",
@@ -155,7 +172,7 @@ Examples:
     required=True,
     type=click.Path(exists=True),
 )
-@option("--output", options.FILE, "Also draw them into this .png or .svg.")
+@option("--output", options.FILE, "Also draw the runs into this .png or .svg.")
 @option("--html", options.FILE, "Also write a page, which needs no network.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def report(
@@ -174,6 +191,7 @@ def report(
         folder.check_file("--output", output, (".png", ".svg"), overwrite)
     if html is not None:
         folder.check_file("--html", html, (".html", ".htm"), overwrite)
+    folder.check_results(runs)
     start.import_quietly()
     from rich.console import Console
     from rich.text import Text
@@ -213,10 +231,14 @@ Examples:
 @option(
     "--storage",
     str,
-    "A journal file or the URL of a database, which processes and machines "
-    "share.  [default: a journal in the folder]",
+    "Journal file or database URL that processes and machines share.  "
+    "[default: a journal in the folder]",
 )
-@option("--output", options.FOLDER, "[default: runs/tune-BENCHMARK-<time>]")
+@option(
+    "--output",
+    options.FOLDER,
+    "Folder for the search.  [default: runs/tune-BENCHMARK-<time>]",
+)
 def tune(
     benchmark: str,
     preset: str,

@@ -90,7 +90,9 @@ PROTOCOL = (
     ),
     option("--tasks", COUNT, "Number of tasks."),
     option("--epochs", COUNT, "Epochs for each task."),
-    option("--steps", COUNT, "Training steps for each task, not epochs."),
+    option(
+        "--steps", COUNT, "Training steps for each task, in place of epochs."
+    ),
     option("--batch-size", COUNT, "Training batch size."),
     option(
         "--hidden",
@@ -113,7 +115,7 @@ PROTOCOL = (
     option(
         "--padding",
         click.IntRange(0, 100),  # At most 60 times the memory for MNIST.
-        "Add so many black pixels on each side of the images.",
+        "Black pixels to add on each side of the images.",
     ),
     option(
         "--memory",

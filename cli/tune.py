@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import multiprocessing
 import os
 import pathlib
@@ -50,11 +51,9 @@ def tune(
     Without a storage, there is a journal in the folder `output`. `arguments`
     are the command line after the word `tune`.
     """
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        hint = 'tune needs Optuna: pip install "keras-si[tune]"'
-        raise RunError(hint) from None
+    # Not imported yet: a wrong option is to be named at once.
+    if importlib.util.find_spec("optuna") is None:
+        raise RunError('tune needs Optuna: pip install "keras-si[tune]"')
     search = Search(
         dataclasses.replace(config, held_out=True),
         {"strength": strengths, "damping": dampings},

@@ -30,7 +30,7 @@ class RunConfig:
     The command line checks each option by itself; here are the rules that
     several options make together. Of `epochs` (passes over a task's examples)
     and `steps`, one is `None`; so is `memory`, the number of images to replay,
-    if no method has a use for it. `jit` is `"auto"`, `True` or `False`. A run
+    if no method uses it. `jit` is `"auto"`, `True` or `False`. A run
     that is `held_out` is judged on a part of the training data, which it is
     not trained on, and does not look at the test set.
 
@@ -128,8 +128,8 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
         if "strength" not in given and METHODS[name].own_strength:
             raise OptionError(
                 "--strength",
-                f"is missing: {name} wants one of its own, not SI's of the "
-                "preset; `keras-si tune` with a wide range of values finds it",
+                f"is missing: {name} needs one of its own, as the preset's is "
+                "SI's; `keras-si tune` with a wide range of values finds one",
             )
     values = {
         "benchmark": benchmark,

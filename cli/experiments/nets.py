@@ -135,8 +135,8 @@ def _within_tasks(
 def reset_optimizer(model: keras.Model) -> None:
     """Zeroes the state of the user's optimizer, Adam: it starts from zero.
 
-    SI's optimizer is around it, and that of loss scaling around both; what
-    they know is kept, and nothing is traced again.
+    SI's optimizer is around it, and the optimizer that scales the loss around
+    both; their state is kept, and nothing is traced again.
     """
     optimizer = model.optimizer
     while hasattr(optimizer, "inner_optimizer"):

@@ -64,8 +64,8 @@ class Benchmark:
         scenarios: Names in `SCENARIOS`, the paper's first.
         presets: By name, the default first.
         splits_classes: Whether each task has classes of its own.
-        tasks_elsewhere: The number of tasks with another dataset, if it is
-            not that of the preset.
+        tasks_elsewhere: The number of tasks with another dataset, if it
+            differs from the preset's.
     """
 
     title: str

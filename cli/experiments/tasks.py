@@ -123,7 +123,7 @@ def tasks(data: Data, config: RunConfig, seed: int) -> list[Task]:
     class has an output of its own; but in the domain scenario, the outputs
     stand for the place in the task, in all tasks (Zenke, Poole & Ganguli 2017,
     sections 4.1 and 4.3; van de Ven & Tolias 2018). Or they permute the
-    pixels, in one way for all images of a task (the former, section 4.2).
+    pixels, in one way for all images of a task (the paper's section 4.2).
     """
     check_tasks(config, data.num_classes)
     splits = BENCHMARKS[config.benchmark].splits_classes

@@ -20,7 +20,7 @@ SETTINGS = ("strength", "damping", "memory")
 # Options that change no trial: which trials there are, and names.
 SEEDS = ("seed", "seeds")
 NAMES = ("preset", "data_dir")
-# As much of a checksum as tells data apart.
+# The part of a checksum that is compared and shown.
 DIGITS = len("sha256:") + 12
 
 

@@ -175,7 +175,7 @@ def _draw(
 
 
 def _format(*all_axes: Axes) -> None:
-    # Of lines and bands; to all that there is to get.
+    # The lowest point of all lines and bands.
     bottoms = np.array([axes.dataLim.y0 for axes in all_axes])
     lowest = full_ten_percent([bottoms]) - 1e-9
     for axes in all_axes:

@@ -221,8 +221,10 @@ class Results:
             return cls.from_dict(files.read_json(path))
         except OSError as error:
             raise RunError(f"{path}: {error.strerror}; {NAME_A_RUN}") from error
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            problem = f"{error!r}; {NAME_A_RUN}"
+        except ValueError as error:
+            raise files.DamagedFile(path, f"{error}; {NAME_A_RUN}") from error
+        except (AttributeError, LookupError, TypeError) as error:
+            problem = f"its record is not a run's ({error!r}); {NAME_A_RUN}"
             raise files.DamagedFile(path, problem) from error
 
     def save(self, folder: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import pathlib
+import shlex
 from collections.abc import Iterator, Sequence
 
 import filelock
@@ -41,6 +42,17 @@ def check_file(
     raise OptionError(option, problem)
 
 
+def check_results(paths: Sequence[Path]) -> None:
+    """Refuses folders without results, before anything heavy is imported."""
+    for path in map(pathlib.Path, paths):
+        if path.is_dir() and not (path / RESULTS).exists():
+            raise OptionError(
+                "DIR",
+                f"{path} has no {RESULTS}; name a folder that `keras-si run` "
+                "has written",
+            )
+
+
 @contextlib.contextmanager
 def held(
     folder: Path, overwrite: bool = False, resume: bool = False
@@ -49,7 +61,7 @@ def held(
 
     The operating system releases the lock when the process ends, however it
     ends. The file stays, so all who want the lock see the same one. An earlier
-    run in the folder is refused, but to `overwrite` or to `resume` it.
+    run in the folder is refused, except to `overwrite` or to `resume` it.
     """
     path = pathlib.Path(folder)
     is_new = not path.exists()
@@ -74,8 +86,8 @@ def held(
             raise OptionError(
                 "--output",
                 f"{folder} is not empty; name another folder, continue the "
-                f"run in it by `keras-si resume {folder}` if it has one, or "
-                "replace it with --overwrite",
+                f"run in it by `keras-si resume {shlex.quote(str(folder))}` if "
+                "it has one, or replace it with --overwrite",
             )
         yield
     finally:

@@ -91,7 +91,7 @@ class Progress:
         self._tasks_done += 1
         self._progress.update(self._bar, completed=self._tasks_done)
         line = (
-            f"{trial.method:<7} seed {trial.seed}  "
+            f"{trial.method:<9} seed {trial.seed}  "
             f"task {task + 1:>2}/{len(trial.accuracy)}  "
             f"this task {100 * trial.accuracy[task, task]:6.2f} %  "
             f"average {100 * trial.average_accuracy[task]:6.2f} %  "

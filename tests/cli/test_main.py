@@ -85,7 +85,7 @@ def help_of(command):
             "pmnist --method replay --tasks 50",
             "--memory: received 200, expected at least 490",
         ),
-        ("pmnist --method ewc", "--strength: is missing: ewc wants one of its"),
+        ("pmnist --method ewc", "--strength: is missing: ewc needs one of its"),
         ("smnist --method l2 --damping 1", "--damping: means nothing to l2"),
         (
             "scifar --preset vandeven",
@@ -120,7 +120,9 @@ def test_a_wrong_option_is_named_in_one_line(cli, args, expected):
         ("tune pmnist --strength 1,,2", "'' is not a valid float range"),
         ("tune pmnist --damping 0.1,0", "'--damping': 0.0 is not in the range"),
         ("tune pmnist --method naive --strength 1", "means nothing to naive"),
+        ("report .", "DIR: . has no results.json; name a folder that"),
         ("walk", "No such command 'walk'."),
+        ("--verison", "No such option '--verison'. Did you mean '--version'"),
     ],
 )
 def test_other_commands_refuse_in_one_line_too(cli, args, expected):
@@ -242,13 +244,16 @@ def test_light_commands_import_nothing_heavy():
     script = """
 import sys
 from keras_si_cli.main import main
-for line in ("--version", "--help", "run --help", "run pmnist --tasks 0"):
+for line in (
+    *("--version", "--help", "run --help", "run pmnist --tasks 0"),
+    *("report .", "tune pmnist --strength 0"),
+):
     try:
         main(line.split(), prog_name="keras-si")
     except SystemExit:
         pass
 heavy = {"keras", "tensorflow", "tensorflow_datasets", "numpy", "matplotlib",
-         "keras_si", "rich"} & set(sys.modules)
+         "keras_si", "rich", "optuna"} & set(sys.modules)
 print("heavy:", sorted(heavy))
 """
     done = subprocess.run(

@@ -122,14 +122,14 @@ def damaged(**changes):
         (b"[]", "is damaged: it has no JSON object"),
         (b"\xff", "is damaged: 'utf-8' codec can't decode"),
         (b"[" * 100_000, "is damaged: maximum recursion"),
-        (b"{}", "schema None, expected 2"),
+        (b"{}", "results.json is damaged: it has schema None, expected 2; "),
         (b'{"schema": 3}', "schema 3, expected 2"),
         (b'{"schema": 2}', "KeyError('config')"),
         (damaged(accuracy=[[90, 50], [50, 50]]), "no (2, 2) fractions of 1"),
         (damaged(accuracy=[[0.9]]), "no (2, 2) fractions of 1"),
         (damaged(untrained_accuracy=None), "no (2,) fractions of 1"),
         (damaged(seconds=3), "name a folder that `keras-si run` has written"),
-        (None, "results.json: No such file or directory; name a folder"),
+        (None, "results.json: Is a directory; name a folder"),
     ],
 )
 def test_report_names_a_file_that_is_no_results_file(
@@ -137,7 +137,9 @@ def test_report_names_a_file_that_is_no_results_file(
 ):
     monkeypatch.setattr(start, "import_quietly", lambda: None)
     path = tmp_path / "results.json"
-    if content is not None:
+    if content is None:
+        path.mkdir()
+    else:
         path.write_bytes(content)
     page = tmp_path / "page.html"
     result = CliRunner().invoke(

@@ -10,7 +10,7 @@ from keras_si_cli.training import progress
 from rich.console import Console
 
 LINE = (
-    "si      seed 3  task  2/2  this task  75.00 %  average  62.50 %     "
+    "si        seed 3  task  2/2  this task  75.00 %  average  62.50 %     "
     "1.5 s\n"
 )
 

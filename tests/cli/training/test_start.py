@@ -23,7 +23,7 @@ def test_a_piped_run_is_plain_text_of_80_columns_and_nothing_else(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     first, *lines, last = done.stdout.splitlines()
-    assert first.startswith("si      seed 0  task  1/1  this task")
+    assert first.startswith("si        seed 0  task  1/1  this task")
     assert max(map(len, [first, *lines])) <= 80
     assert last == f"results and figures: {tmp_path / 'out'}"
 
