@@ -539,7 +539,6 @@ def own_loss(y, z):
         ({"loss": None}, "loss=None.* Pass it, or"),
         ({"loss": "binary_crossentropy"}, "from_logits=True"),
     ],
-    ids=str,
 )
 def test_bad_argument_is_refused_and_nothing_changed(kwargs, message):
     model = net(layers.Dense(3))
@@ -772,7 +771,6 @@ def test_adding_importance_without_a_model_is_refused():
         ({}, "must be a dict"),
         ([np.ones(9)], "must be a dict"),
     ],
-    ids=str,
 )
 def test_importance_that_does_not_fit_is_refused_and_nothing_changed(
     entries, message
