@@ -104,6 +104,41 @@ def test_reset_optimizer_keeps_what_si_knows():
     np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=1e-4)
 
 
+def test_reset_optimizer_drops_the_micro_batches_of_a_step_that_was_begun():
+    """A step of SGD is -rate * g, so omega is step^2 / rate."""
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    model = compile_model(make_model(), optimizer)
+    si = SICallback(strength=0.0)
+    si.set_model(model)
+    (x, y), other = make_tasks(2)
+    model.train_on_batch(x, y)
+    si.reset_optimizer()
+    before = model.get_weights()
+    for _ in range(2):
+        model.train_on_batch(*other)
+    omega = si.get_path_integral().values()
+    for old, new, each in zip(before, model.get_weights(), omega, strict=True):
+        np.testing.assert_allclose(
+            each, (new - old) ** 2 / 0.1, rtol=1e-3, atol=1e-7
+        )
+
+
+class OptimizerWithState(keras.optimizers.SGD):
+    state = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.state = "its own"
+
+
+def test_an_attribute_of_the_optimizer_that_si_has_too_is_left_alone():
+    model = compile_model(make_model(), OptimizerWithState(0.1))
+    si = SICallback()
+    fit(model, make_tasks(1)[0], si)
+    si.detach()
+    assert model.optimizer.state == "its own"
+
+
 @pytest.mark.parametrize("then", ["fit", "get_importance", "set_model"])
 def test_state_that_was_zeroed_with_the_moments_is_refused(then):
     model = compile_model(make_model())
