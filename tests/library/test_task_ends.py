@@ -153,6 +153,18 @@ def test_a_loop_of_the_users_own_that_calls_callbacks():
     assert_matches_oracle(model, si, reference)
 
 
+@pytest.mark.filterwarnings("ignore:.*(ran out of data|provided as a gen)")
+def test_a_task_ends_whose_data_ran_out_before_the_last_epoch():
+    model, si, reference = start()
+    x, y = make_tasks(1)[0]
+    starts = [0, 8, 16] * 2
+    batches = ((x[i : i + 8], y[i : i + 8]) for i in starts)
+    # A warning that no step was heard would be an error here.
+    model.fit(batches, steps_per_epoch=3, epochs=3, callbacks=[si], verbose=0)
+    learn(reference, (x, y))
+    assert_matches_oracle(model, si, reference)
+
+
 def test_a_history_of_the_users_own_is_as_it_was_after_fit():
     model, si, _ = start()
     history = keras.callbacks.History()
