@@ -98,7 +98,7 @@ class TaskEnds(keras.callbacks.Callback):
     def _begin_fit(self) -> None:
         if self._continues:
             diagnostics.warn_of_interrupted_fit()
-            self._state.due.assign(0)
+        self._state.due.assign(0)
         self._state.fit = Fit.RUNNING if self._ends_tasks else Fit.NONE
 
     def _begin_epoch(self) -> None:

@@ -299,6 +299,20 @@ def test_a_backup_restored_in_the_same_process_ends_no_task(tmp_path):
     assert_matches_oracle(model, si, reference)
 
 
+@pytest.mark.filterwarnings("ignore:.*continues that task")
+def test_a_backup_that_is_kept_does_not_end_the_next_task_early(tmp_path):
+    model, si, _ = start()
+    for task, epochs in zip(make_tasks(2), (2, 4), strict=True):
+        backup = keras.callbacks.BackupAndRestore(
+            tmp_path / "backup", delete_checkpoint=False
+        )
+        save = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
+        fit(model, task, backup, si, save, epochs=epochs)
+    within = SICallback(STRENGTH, DAMPING)
+    within.set_model(keras.models.load_model(tmp_path / "model.keras"))
+    assert flat(within.get_path_integral()).any()
+
+
 @pytest.mark.parametrize("look", [True, False])
 def test_looking_when_fit_ends_does_not_end_the_task_early(look):
     model, si, _ = start()
