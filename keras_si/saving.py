@@ -118,3 +118,10 @@ def load(
         )
         for position, end in json.loads(bytes(np.array(store[FROZEN]))).items()
     }
+    for position, variable in state.others:
+        # A layer that was frozen in this process keeps its state elsewhere.
+        end, known = state.loaded.get(position, ("", ()))
+        found = link_of(variable)
+        if found is not None and known and end == end_of_path(variable):
+            for mine, saved in zip(found.known(), known, strict=True):
+                mine.assign(saved)
