@@ -180,7 +180,7 @@ class TaskEnds(keras.callbacks.Callback):
         )
         state.consolidate()
         # The weights are at their reference now.
-        state.penalties.assign(0 * state.penalties)
+        state.penalties.assign(ops.zeros(len(state.variables)))
 
     def _counts(self) -> list[float] | None:
         """Returns counts that a step changes, also one that was skipped."""
