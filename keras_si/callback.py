@@ -211,7 +211,9 @@ class SICallback(TaskEnds):
         Raises:
             ValueError: If no model is attached.
         """
-        self._attached().reset_inner_optimizer()
+        optimizer = self._attached()
+        optimizer.reset_inner_optimizer()
+        optimizer.state.forget_micro_batches()
 
     def detach(self) -> None:
         """Gives the model its own optimizer and regularizers back.

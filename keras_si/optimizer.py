@@ -85,7 +85,8 @@ class SIOptimizer(OptimizerWrapper):
             )
             tracked = None
         self.tracked = tracked or [True] * len(variables)
-        self.state = SIState(
+        # Not by plain assignment: the inner optimizer may have a `state`, too.
+        self.__dict__["state"] = SIState(
             self,
             [
                 variable

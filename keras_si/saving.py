@@ -30,7 +30,9 @@ def save(
     merged = _merged_by_keras(state)
     for index, variable in enumerate(variables):
         array = ops.convert_to_numpy(variable)
-        store[str(index)] = 0 * array if id(variable) in merged else array
+        if id(variable) in merged:
+            array = np.zeros_like(array)
+        store[str(index)] = array
     frozen = dict(state.loaded)
     for position, variable in state.others:
         found, end = link_of(variable), end_of_path(variable)
@@ -118,3 +120,10 @@ def load(
         )
         for position, end in json.loads(bytes(np.array(store[FROZEN]))).items()
     }
+    for position, variable in state.others:
+        # A layer that was frozen in this process keeps its state elsewhere.
+        end, known = state.loaded.get(position, ("", ()))
+        found = link_of(variable)
+        if found is not None and known and end == end_of_path(variable):
+            for mine, saved in zip(found.known(), known, strict=True):
+                mine.assign(saved)

@@ -201,6 +201,11 @@ class SIState:
         )
         return total / self._accumulation_steps
 
+    def forget_micro_batches(self) -> None:
+        """Drops the sums of a step that is not complete."""
+        for total in self.gradient_sums:
+            total.assign(ops.zeros(total.shape, total.dtype))
+
     def count_step(self, slots: Container[int], stepped: Tensor) -> None:
         """Counts a call of the optimizer for these, if it took a step."""
         heard = [slot in slots for slot in range(len(self.variables))]

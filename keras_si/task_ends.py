@@ -33,7 +33,8 @@ class TaskEnds(keras.callbacks.Callback):
         self._optimizer: SIOptimizer | None = None
         self._warned: set[str] = set()
         self._continues = self._is_called_last = False
-        self._epoch_has_begun = self._is_broken = False
+        self._fit_has_begun = self._epoch_has_begun = False
+        self._has_batch_ended = self._is_broken = False
 
     def _attach(self) -> None:
         """Sets `_optimizer` to the SI optimizer of the model, now built."""
@@ -62,7 +63,7 @@ class TaskEnds(keras.callbacks.Callback):
         self._is_called_last = fit_hooks.call_last_in_this_fit(
             self.model, self._end_fit, owner=self
         )
-        self._epoch_has_begun = False
+        self._fit_has_begun = self._epoch_has_begun = False
         if self._optimizer is not None:
             self._begin_fit()
 
@@ -70,7 +71,7 @@ class TaskEnds(keras.callbacks.Callback):
         # Not in `on_train_begin`: callbacks listed after this one may restore
         # weights there.
         fit_hooks.forget_initial_epoch(self.model)
-        self._epoch_has_begun = False
+        self._epoch_has_begun = self._has_batch_ended = False
 
     def on_train_batch_begin(
         self, batch: int, logs: Logs | None = None
@@ -79,11 +80,15 @@ class TaskEnds(keras.callbacks.Callback):
         # the weights back only then.
         if self._epoch_has_begun:
             return
-        self._epoch_has_begun = True
+        self._fit_has_begun = self._epoch_has_begun = True
         if self._optimizer is None:
             fit_hooks.build_before_first_step(self.model, self._begin_unbuilt)
         else:
             self._begin_epoch()
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        # A batch may begin and find that the data have run out.
+        self._has_batch_ended = True
 
     def _begin_unbuilt(self) -> None:
         self._attach()
@@ -93,7 +98,7 @@ class TaskEnds(keras.callbacks.Callback):
     def _begin_fit(self) -> None:
         if self._continues:
             diagnostics.warn_of_interrupted_fit()
-            self._state.due.assign(0)
+        self._state.due.assign(0)
         self._state.fit = Fit.RUNNING if self._ends_tasks else Fit.NONE
 
     def _begin_epoch(self) -> None:
@@ -125,13 +130,13 @@ class TaskEnds(keras.callbacks.Callback):
         state = self._state
         if logs is not None:
             logs["si_penalty"] = state.penalty()
-        counts = self._counts()
+        counts = self._counts() if self._has_batch_ended else None
         if counts is not None and counts == self._counts_at_begin:
             diagnostics.warn_of_no_step()
         self._is_broken = bool(diagnostics.warn_of_nonfinite(state))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        if self._optimizer is None or not self._epoch_has_begun:
+        if self._optimizer is None or not self._fit_has_begun:
             return
         if self._is_broken or self._consolidate is None:
             return  # either was warned of, or the user ends tasks
@@ -175,7 +180,7 @@ class TaskEnds(keras.callbacks.Callback):
         )
         state.consolidate()
         # The weights are at their reference now.
-        state.penalties.assign(0 * state.penalties)
+        state.penalties.assign(ops.zeros(len(state.variables)))
 
     def _counts(self) -> list[float] | None:
         """Returns counts that a step changes, also one that was skipped."""

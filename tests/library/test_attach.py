@@ -393,6 +393,27 @@ def test_layer_of_another_model_does_not_get_what_a_frozen_one_knows(
     np.testing.assert_array_equal(kernel, other.get_weights()[-2])
 
 
+def test_file_replaces_what_is_known_of_a_layer_that_is_frozen_here(tmp_path):
+    tasks = make_tasks(2)
+    known = []
+    for task in tasks:
+        model = compile_model(make_model())
+        si = SICallback()
+        fit(model, task, si)
+        model.layers[0].trainable = False
+        compile_model(model)
+        si.set_model(model)
+        if task is tasks[0]:
+            model.save_weights(tmp_path / "model.weights.h5")
+        else:
+            model.load_weights(tmp_path / "model.weights.h5")
+        model.layers[0].trainable = True
+        compile_model(model)
+        si.set_model(model)
+        known.append(flat(si.get_importance()))
+    np.testing.assert_array_equal(*known)
+
+
 # Out again.
 
 

@@ -75,6 +75,9 @@ def test_nan_gradients_are_said_and_never_consolidated():
     model.set_weights(weights)
     assert_equal(si.get_importance(), importance)
     assert_equal(si.get_reference(), reference)
+    layer.on.assign(0.0)
+    si.consolidate()
+    assert np.isfinite(model.train_on_batch(*good))
 
 
 @pytest.mark.parametrize("consolidate", [None, 2])

@@ -144,6 +144,41 @@ def test_state_zeroed_with_the_moments_is_refused(then, tmp_path):
             SICallback().set_model(model)
 
 
+def test_reset_optimizer_drops_the_micro_batches_of_a_step_that_was_begun():
+    """A step of SGD is -rate * g, so omega is step^2 / rate."""
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    model = compile_model(make_model(), optimizer)
+    si = SICallback(strength=0.0)
+    si.set_model(model)
+    task, other = make_tasks(2)
+    model.train_on_batch(*task)
+    si.reset_optimizer()
+    before = model.get_weights()
+    for _ in range(2):
+        model.train_on_batch(*other)
+    omega = si.get_path_integral().values()
+    for old, now, each in zip(before, model.get_weights(), omega, strict=True):
+        np.testing.assert_allclose(
+            each, (now - old) ** 2 / 0.1, rtol=1e-3, atol=1e-7
+        )
+
+
+class OptimizerWithState(keras.optimizers.SGD):
+    state = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.state = "its own"
+
+
+def test_attribute_of_the_optimizer_that_si_has_too_is_left_alone():
+    model = compile_model(make_model(), OptimizerWithState(0.1))
+    si = SICallback()
+    fit(model, make_tasks(1)[0], si)
+    si.detach()
+    assert model.optimizer.state == "its own"
+
+
 # Copies of the optimizer, and of a model that has it.
 
 

@@ -172,6 +172,18 @@ def test_loop_of_the_users_own_that_calls_callbacks_matches_the_oracle():
     assert_matches_oracle(model, si, reference)
 
 
+@pytest.mark.filterwarnings("ignore:.*(ran out of data|provided as a gen)")
+def test_task_ends_whose_data_ran_out_before_the_last_epoch():
+    model, si, reference = start()
+    x, y = make_tasks(1)[0]
+    starts = [0, 8, 16] * 2
+    batches = ((x[i : i + 8], y[i : i + 8]) for i in starts)
+    # A warning that no step was heard would be an error here.
+    model.fit(batches, steps_per_epoch=3, epochs=3, callbacks=[si], verbose=0)
+    learn(reference, (x, y))
+    assert_matches_oracle(model, si, reference)
+
+
 # Before the first step.
 
 
@@ -294,6 +306,20 @@ def test_backup_restored_in_the_same_process_ends_no_task(tmp_path):
         else:
             fit(model, tasks[1], backup, si)
     assert_matches_oracle(model, si, reference)
+
+
+@pytest.mark.filterwarnings("ignore:.*continues that task")
+def test_backup_that_is_kept_does_not_end_the_next_task_early(tmp_path):
+    model, si, _ = start()
+    for task, epochs in zip(make_tasks(2), (2, 4), strict=True):
+        backup = keras.callbacks.BackupAndRestore(
+            tmp_path / "backup", delete_checkpoint=False
+        )
+        save = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
+        fit(model, task, backup, si, save, epochs=epochs)
+    within = SICallback(STRENGTH, DAMPING)
+    within.set_model(keras.models.load_model(tmp_path / "model.keras"))
+    assert flat(within.get_path_integral()).any()
 
 
 def test_interrupted_task_continues_in_the_next_fit():
