@@ -27,6 +27,9 @@ class TaskEnds(keras.callbacks.Callback):
         consolidate: When a task ends, see `SICallback`.
     """
 
+    # Or Keras would wait after each step for its logs: see `CallbackList`.
+    async_safe = True
+
     def __init__(self, consolidate: Consolidate | None) -> None:
         super().__init__()
         self._consolidate = consolidate

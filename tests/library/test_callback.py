@@ -235,3 +235,9 @@ def test_every_n_steps_counts_steps_since_the_last_consolidation(
         changed.append(bool((importance != before).any()))
         before = importance
     assert changed == ended
+
+
+def test_steps_do_not_wait_for_their_logs():
+    """As soon as a callback may need them, Keras converts them every step."""
+    with_si, without = map(keras.callbacks.CallbackList, ([SICallback()], []))
+    assert with_si._async_train == without._async_train
