@@ -80,7 +80,7 @@ def detach(model: keras.Model, si_optimizer: SIOptimizer) -> None:
 def _inside(
     optimizer: keras.optimizers.Optimizer,
 ) -> keras.optimizers.Optimizer:
-    """Returns what a `LossScaleOptimizer` holds; others as they are."""
+    """Returns what is inside a `LossScaleOptimizer`; others as they are."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return optimizer.inner_optimizer
     return optimizer

@@ -88,7 +88,7 @@ def assign_if(
     variables: Sequence[keras.Variable],
     values: Callable[[], list[Tensor]],
 ) -> None:
-    """Assigns `values()` to `variables` where the scalar `condition` holds.
+    """Assigns `values()` to `variables` where the scalar `condition` is true.
 
     Elsewhere nothing is computed or written, so a step that does not need it
     does not pay for it.

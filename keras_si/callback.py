@@ -57,7 +57,7 @@ class SICallback(TaskEnds):
     Raises:
         ValueError: If an argument is not as described.
 
-    Logs: `loss` holds the penalty, and each epoch's logs gain `si_penalty`,
+    Logs: `loss` includes the penalty, and each epoch's logs gain `si_penalty`,
     the penalty at the epoch's end.
 
     Examples:
@@ -148,7 +148,7 @@ class SICallback(TaskEnds):
         """Returns theta~: a dict of `variable.path` to numpy array.
 
         Each of the variable's shape, in the unit of the weights: where the
-        task before ended; before the first step, the weights of now. Raises
+        task before ended; before the first step, the present weights. Raises
         as `get_importance` does.
         """
         references = self._read("references")
@@ -172,7 +172,7 @@ class SICallback(TaskEnds):
     def add_importance(
         self, importance: Mapping[str, Any], scale: float = 1.0
     ) -> None:
-        """Protects what the weights of now have learned without SI.
+        """Protects what the present weights have learned without SI.
 
         Ends the task as `consolidate()` does, which makes theta~ theta, and
         adds `scale * importance` to Omega. Use it on a model that was trained
@@ -185,7 +185,7 @@ class SICallback(TaskEnds):
                 shape, at least 0, in units of loss over squared weights. A
                 tracked variable that is not in it gains nothing.
             scale: A number of at least 0. SI's own importance is larger than
-                a Fisher information and wants a smaller `strength`; a scale of
+                a Fisher information and needs a smaller `strength`; a scale of
                 10 or 100 brings both under one. Defaults to 1.
 
         Raises:

@@ -30,7 +30,7 @@ def check_not_erased(state: SIState) -> None:
 
 
 def warn_of_lora(state: SIState, important: list[str]) -> None:
-    """The importance of a frozen kernel does not hold its LoRA.
+    """The importance of a frozen kernel does not protect its LoRA.
 
     Args:
         state: The `SIState`, which tracks LoRA's matrices.

@@ -2,7 +2,7 @@
 
 Symbols are those of Zenke, Poole & Ganguli, "Continual Learning Through
 Synaptic Intelligence" (ICML 2017). Every tensor argument of a function has
-the shape of the weights it belongs to; nothing here holds state.
+the shape of the weights it belongs to; nothing here has state.
 """
 
 from typing import Any, TypeAlias

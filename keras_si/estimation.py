@@ -65,7 +65,7 @@ def fisher_importance(
             and outputs, whatever its `reduction`.
         samples: How many samples to take, at random. Defaults to 1000; if
             there are fewer, all are taken.
-        seed: Of the random choice and signs. Defaults to 0.
+        seed: Decides the random choice and signs. Defaults to 0.
         verbose: 0 is silent, 1 shows a progress bar, 2 one line. Defaults to
             `"auto"`: 1.
 

@@ -39,7 +39,7 @@ class OutputMask(keras.layers.Layer):
 
     Call arguments:
         inputs: Logits, shape `(..., units)`.
-        active: Which outputs take part, instead of those of `set_active`:
+        active: Which outputs take part, instead of the choice of `set_active`:
             anything that broadcasts with `inputs`, true where active. For
             batches that mix several tasks: shape `(batch, units)`. Defaults to
             `None`.

@@ -4,7 +4,7 @@ The accuracy matrix of a run over `T` tasks has the shape `(T, T)`:
 `accuracy[i, j]` is the accuracy on the test set of task `j` after training
 on task `i` (both counted from 0), and NaN where it was not measured. Every
 function here takes fractions as well as percent, and returns a float of the
-same unit. It raises a `ValueError` if the matrix is not square, holds an
+same unit. It raises a `ValueError` if the matrix is not square, has an
 infinity, or lacks an entry that is needed. Where a single task leaves nothing
 to compare, transfer and forgetting are NaN.
 

@@ -70,7 +70,7 @@ class SIOptimizer(OptimizerWrapper):
         self.inner_optimizer = inner_optimizer
 
     def build(self, variables: Iterable[keras.Variable]) -> None:
-        """Builds the inner optimizer, and SI's state on the weights of now."""
+        """Builds the inner optimizer, and SI's state on the present weights."""
         if self.built:
             return
         variables = list(variables)
@@ -247,7 +247,7 @@ class SIOptimizer(OptimizerWrapper):
         if frozen:
             warnings.warn(
                 f"{frozen} were frozen after the model was compiled, and SI's "
-                "optimizer still holds them: what is saved now cannot be "
+                "optimizer still has them: what is saved now cannot be "
                 "loaded with its optimizer. Call `compile` and "
                 "`SICallback.set_model`, then save again.",
                 stacklevel=2,

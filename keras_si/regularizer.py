@@ -12,7 +12,7 @@ from keras_si.equations import Tensor
 
 @keras.saving.register_keras_serializable(package="keras_si")
 class SIRegularizer(keras.regularizers.Regularizer):
-    """Holds one variable near the weights that earlier tasks settled on.
+    """Keeps one variable near the weights that earlier tasks ended with.
 
     Calling it with theta, of the weights' shape, gives
     `c * sum(Omega * (theta - theta~)^2)` (Zenke, Poole & Ganguli, ICML 2017,

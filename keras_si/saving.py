@@ -1,4 +1,4 @@
-"""What a file holds of SI: the state's variables, and what frozen layers know.
+"""What a file has of SI: the state's variables, and what frozen layers know.
 
 Keras gives an optimizer a `store`, a dict of arrays, to write and to read.
 """
@@ -17,7 +17,7 @@ from keras_si.links import link_of
 from keras_si.state import SIState
 
 # Variables that are not tracked: positions in `model.weights` and the ends of
-# their paths, as JSON. A store without it is of another optimizer. Arrays hold
+# their paths, as JSON. A store without it is of another optimizer. Arrays have
 # what SI knows of a frozen one.
 FROZEN = "frozen"
 
@@ -100,7 +100,7 @@ def load(
     count = sum(not key.startswith(FROZEN) for key in keys)
     if problems or count != len(variables):
         raise ValueError(
-            f"The saved SI state does not fit this model: it holds {count} "
+            f"The saved SI state does not fit this model: it has {count} "
             f"arrays, expected {len(variables)}"
             f"{'; ' + problems[0] if problems else ''}. Load it into the "
             "model it was saved from, with the same layers trainable and the "

@@ -48,7 +48,7 @@ class SIState:
             long theta~ follows the weights: those that are set or loaded
             before are where the first task starts.
         due: 1 when a task has ended and is still to be consolidated, else 0.
-        penalties: Each variable's penalty at the weights of now, shape
+        penalties: Each variable's penalty at the present weights, shape
             `(len(variables),)`. The update computes it while the weights are
             at hand, so the next step need not read all of the state again.
         gradient_sums: Sums of the task's gradients over the micro-batches of
@@ -129,7 +129,7 @@ class SIState:
         return arrays
 
     def weights(self, slot: int) -> Tensor:
-        """Returns theta of now, in the state's precision."""
+        """Returns the present theta, in the state's precision."""
         weights = ops.convert_to_tensor(self.variables[slot])
         # Outside a step, torch would record all that is done with them.
         return ops.cast(ops.stop_gradient(weights), self.references[slot].dtype)
@@ -217,7 +217,7 @@ class SIState:
         )
 
     def refresh_penalties(self) -> None:
-        """Computes each variable's penalty at the weights of now."""
+        """Computes each variable's penalty at the present weights."""
         dtype = self.penalties.dtype
         penalties = [
             equations.penalty(
@@ -246,7 +246,7 @@ class SIState:
         self._end_task_of(ops.logical_and(ends, counts > 0))
 
     def _end_task_of(self, ended: Tensor) -> None:
-        """Consolidates variables, where `ended` holds.
+        """Consolidates the variables for which `ended` is true.
 
         Elements that are not finite are left as they are: omega shows them at
         the epoch's end, and they reach neither Omega nor theta~.
@@ -301,7 +301,7 @@ class SIState:
     # Questions.
 
     def penalty(self) -> float:
-        """Returns the penalty at the weights of now, as last computed."""
+        """Returns the sum of the penalties, as last computed."""
         return float(ops.convert_to_numpy(ops.sum(self.penalties)))
 
     def counts(self) -> np.ndarray:
@@ -326,7 +326,7 @@ def _copy(x: Tensor) -> Tensor:
 
 
 class _CopyOf(keras.initializers.Initializer):
-    """Initializes a variable with what another one holds now."""
+    """Initializes a variable with the present value of another one."""
 
     def __init__(self, variable: keras.Variable) -> None:
         self.variable = variable

@@ -44,7 +44,7 @@ class TaskEnds(keras.callbacks.Callback):
         raise NotImplementedError
 
     def _attached(self) -> SIOptimizer:
-        """Returns the SI optimizer; its variables hold the values of now."""
+        """Returns the SI optimizer; its variables have their present values."""
         if self._optimizer is None:
             raise ValueError(
                 "This SICallback is not attached to a model. Pass it to "
