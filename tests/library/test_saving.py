@@ -356,7 +356,7 @@ def test_weights_of_another_choice_of_variables_are_refused(tmp_path):
     [
         (None, r"1_bias_importance' has shape \(7,\), .* none"),
         (np.zeros(4), r"1_bias_importance' has shape \(7,\), .* \(4,\)"),
-        ("one more", r"holds 20 arrays, expected 19\. "),
+        ("one more", r"has 20 arrays, expected 19\. "),
     ],
 )
 def test_array_that_does_not_fit_is_named_and_nothing_is_loaded(array, message):
