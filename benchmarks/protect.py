@@ -27,8 +27,17 @@ import pathlib
 import shlex
 import sys
 
+# Sets the environment before Keras is imported.
+import stories  # isort: skip
+import keras
+import numpy as np
 from keras_si_cli import files
+from keras_si_cli.experiments import data as datasets
+from keras_si_cli.experiments import nets
+from keras_si_cli.results.results import spread
 from keras_si_cli.training import start
+
+from keras_si import SICallback, fisher_importance
 
 ROWS = {
     "plain": "plain fine-tuning",
@@ -36,107 +45,8 @@ ROWS = {
     "fisher": "Fisher information of {samples:,} old images",
     "si": "SI from the start of A",
 }
+NAMES = ("a_before_b", "a_after_b", "b")
 RECORD, TABLE = "protect.json", "table.md"
-
-
-@dataclasses.dataclass(frozen=True)
-class Story:
-    """What is measured; `guesses` are where the searches for c begin."""
-
-    dataset: str
-    batch_size: int
-    guesses: dict[str, float]
-    epochs: int = 5
-    samples: int = 1000
-    seeds: int = 3
-    precision: str = "mixed_bfloat16"
-    hidden: tuple[int, ...] = (2000, 2000)
-    images: int | None = None
-    tries: int = 8
-
-    def quick(self):
-        """Returns the same in seconds: it shows nothing."""
-        small = {"epochs": 1, "samples": 20, "seeds": 1, "tries": 2}
-        return dataclasses.replace(self, images=400, hidden=(16,), **small)
-
-
-STORIES = {
-    "mnist": Story("mnist", 256, {"l2": 1e-3, "fisher": 1e3, "si": 10.0}),
-    "cifar10": Story("cifar10", 128, {"l2": 1e-2, "fisher": 1e3, "si": 10.0}),
-}
-
-
-def two_tasks(story, data, seed):
-    """Returns A and B."""
-    import numpy as np
-    from keras_si_cli.experiments import tasks
-    from keras_si_cli.experiments.data import Split
-
-    def examples(split, outputs):
-        chosen = np.isin(split.labels, outputs)
-        found = Split(split.images[chosen], split.labels[chosen])
-        return tasks.Examples.of(
-            Split(found.images[: story.images], found.labels[: story.images])
-        )
-
-    permuted = story.dataset == "mnist"
-    every = tuple(range(10))
-    pixels = int(np.prod(data.train.images.shape[1:]))
-    return [
-        tasks.Task(
-            index=index,
-            train_examples=examples(data.train, outputs),
-            test_examples=examples(data.test, outputs),
-            permutation=tasks.pixel_permutation(
-                seed, index if permuted else 0, pixels
-            ),
-            outputs=outputs,
-            batch_size=story.batch_size,
-            seed=seed,
-        )
-        for index, outputs in enumerate(
-            (every, every) if permuted else ((0, 1, 2, 3), (4, 5, 6, 7))
-        )
-    ]
-
-
-def new_net(story, image_shape):
-    """Returns a net with a new optimizer, Adam."""
-    import keras
-    import numpy as np
-    from keras_si_cli.experiments import nets
-
-    from keras_si import OutputMask
-
-    layers = keras.layers
-    # So that the variables of every net have the same paths.
-    keras.backend.clear_session()
-    # After that, which forgets the policy too.
-    keras.config.set_dtype_policy(story.precision)
-    first = [
-        keras.Input((int(np.prod(image_shape)),), dtype="uint8"),
-        nets.ToFeatures(),
-    ]
-    if story.dataset == "mnist":
-        dense = [layers.Dense(n, activation="relu") for n in story.hidden]
-        last = [layers.Dense(10, dtype="float32")]
-        net = keras.Sequential([*first, *dense, *last])
-    else:
-        body = [layers.Reshape(image_shape)]
-        for filters in (32, 64, 64):
-            body += [
-                layers.Conv2D(filters, 3, activation="relu", padding="same"),
-                layers.MaxPooling2D(),
-            ]
-        body += [layers.Flatten(), layers.Dense(128, activation="relu")]
-        last = [layers.Dense(8, dtype="float32"), OutputMask(dtype="float32")]
-        net = keras.Sequential([*first, *body, *last])
-    net.compile(
-        keras.optimizers.Adam(1e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    return net
 
 
 class OneSeed:
@@ -144,16 +54,14 @@ class OneSeed:
 
     def __init__(self, story, data, seed):
         self.story, self.seed = story, seed
-        self.a, self.b = two_tasks(story, data, seed)
+        self.a, self.b = stories.two_tasks(story, data, seed)
         self.shape = data.train.images.shape[1:]
         self._learned, self._importance = {}, {}
 
     def fine_tune(self, row, strength):
         """Returns the accuracy on A before B, on A after B, and on B."""
-        from keras_si import SICallback
-
         weights, before = self._after_a("si" if row == "si" else "plain")
-        net = new_net(self.story, self.shape)
+        net = stories.new_net(self.story, self.shape)
         net.set_weights(weights)
         callbacks = []
         if row != "plain":
@@ -166,13 +74,9 @@ class OneSeed:
 
     def _after_a(self, how):
         """Returns the weights that learned A, and their accuracy."""
-        import keras
-
-        from keras_si import SICallback
-
         if how not in self._learned:
             keras.utils.set_random_seed(self.seed)
-            net = new_net(self.story, self.shape)
+            net = stories.new_net(self.story, self.shape)
             si = SICallback()  # Its strength means nothing to a first task.
             self._fit(net, self.a, [si] if how == "si" else [])
             if how == "si":
@@ -182,31 +86,19 @@ class OneSeed:
 
     def _importance_for(self, row, net):
         """Returns a dict of paths to arrays; `net` is as A has left it."""
-        import numpy as np
-        from keras_si_cli.experiments import nets
-
-        from keras_si import fisher_importance
-
-        if row not in self._importance and row == "fisher":
+        if row == "l2":
+            weights = net.trainable_variables
+            return {v.path: np.ones(v.shape, "float32") for v in weights}
+        if row not in self._importance:  # that of SI is there since A
             nets.set_active_outputs(net, self.a.outputs)
             images = self.a.train_examples.images.numpy()
+            count = self.story.samples
             self._importance[row] = fisher_importance(
-                net,
-                images,
-                samples=self.story.samples,
-                seed=self.seed,
-                verbose=0,
+                net, images, samples=count, seed=self.seed, verbose=0
             )
-        elif row not in self._importance:
-            self._importance[row] = {
-                variable.path: np.ones(variable.shape, "float32")
-                for variable in net.trainable_variables
-            }
         return self._importance[row]
 
     def _fit(self, net, task, callbacks):
-        from keras_si_cli.experiments import nets
-
         nets.set_active_outputs(net, task.outputs)
         net.fit(
             task.train(self.story.epochs),
@@ -219,8 +111,6 @@ class OneSeed:
 
 
 def accuracy(net, task):
-    from keras_si_cli.experiments import nets
-
     nets.set_active_outputs(net, task.outputs)
     found = net.evaluate(task.test, verbose=0, return_dict=True)["accuracy"]
     # Back to the count that it is: the metric's mean is a rounded float32.
@@ -251,7 +141,7 @@ def measure(story, load, record, save):
     """Fills `record`, and calls `save` whenever there is more in it.
 
     Args:
-        story: A `Story`.
+        story: A `stories.Story`.
         load: Returns the `data.Data`, of which the test set is held-out
             training data if it is called with `True`.
         record: A dict, empty or partly filled.
@@ -285,45 +175,36 @@ def measure(story, load, record, save):
             strength = chosen.get(row)
             found = one.fine_tune(row, strength)
             say(f"seed {seed}", row, strength, found)
-            names = ("a_before_b", "a_after_b", "b")
-            trials.append(
-                {
-                    **{"seed": seed, "row": row, "strength": strength},
-                    **dict(zip(names, found, strict=True)),
-                }
-            )
+            trial = {"seed": seed, "row": row, "strength": strength}
+            trials.append({**trial, **dict(zip(NAMES, found, strict=True))})
             save()
 
 
 def say(where, row, strength, found):
-    shown = "" if strength is None else f"{strength:g}"
+    c = "" if strength is None else f"{strength:g}"
     numbers = "".join(f"{100 * each:8.2f}" for each in found)
-    print(f"{where:<10}{row:<8}{shown:>8}{numbers}", flush=True)
+    print(f"{where:<10}{row:<8}{c:>8}{numbers}", flush=True)
+
+
+def shown(accuracies):
+    of = spread(accuracies)
+    error = f" ± {100 * of['standard_error']:.2f}" if of["n"] > 1 else ""
+    return f"{100 * of['mean']:.2f}{error}"
 
 
 def table(story, record):
     """Returns what was measured on the test set, in Markdown."""
-    from keras_si_cli.results.results import spread
-
-    def cell(row, value):
-        of = spread([value(t) for t in record["trials"] if t["row"] == row])
-        error = f" ± {100 * of['standard_error']:.2f}" if of["n"] > 1 else ""
-        return f"{100 * of['mean']:.2f}{error}"
-
     lines = [
         "| protection | c | A before B | A after B | B | mean of both |",
         "|---|---|---|---|---|---|",
     ]
     for row, name in ROWS.items():
-        strength = record["strengths"].get(row)
-        cells = [
-            name.format(samples=story.samples),
-            "" if strength is None else f"{strength:g}",
-            cell(row, lambda t: t["a_before_b"]),
-            cell(row, lambda t: t["a_after_b"]),
-            cell(row, lambda t: t["b"]),
-            cell(row, lambda t: (t["a_after_b"] + t["b"]) / 2),
-        ]
+        of = [trial for trial in record["trials"] if trial["row"] == row]
+        columns = [[trial[name] for trial in of] for name in NAMES]
+        columns.append([(a + b) / 2 for a, b in zip(*columns[1:], strict=True)])
+        cells = [name.format(samples=story.samples)]
+        cells.append("" if row == "plain" else f"{of[0]['strength']:g}")
+        cells += map(shown, columns)
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
@@ -336,12 +217,12 @@ def table(story, record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("story", choices=STORIES)
+    parser.add_argument("story", choices=stories.STORIES)
     parser.add_argument("--output", required=True, type=pathlib.Path)
     parser.add_argument("--data-dir", help="a data folder of TFDS")
     parser.add_argument("--quick", action="store_true", help="a small trial")
     options = parser.parse_args()
-    story = STORIES[options.story]
+    story = stories.STORIES[options.story]
     if options.quick:
         story = story.quick()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -354,11 +235,9 @@ def main():
         record = files.read_json(path)
         if record["setting"] != setting:
             parser.error(f"{path} is of another trial; name another --output")
-    start.import_quietly()
-    from keras_si_cli.experiments import data
 
     def load(held_out):
-        found = data.load_all((story.dataset,), options.data_dir, held_out)
+        found = datasets.load_all((story.dataset,), options.data_dir, held_out)
         if not held_out:
             record["versions"] = {**start.versions(), "data": found.checksum}
             record["device"] = start.device()
