@@ -163,22 +163,25 @@ def _take_up(model: keras.Model, state: SIState) -> None:
     for other in others.values():
         state.continue_from(other)
     slots = {id(variable): i for i, variable in enumerate(state.variables)}
+    beside = {id(v) for other in others.values() for _, v in other.others}
     newcomers = []
     for position, variable in enumerate(model.weights):
         if id(variable) not in slots:
             continue
         slot, found = slots[id(variable)], links.get(id(variable))
         end, arrays = state.loaded.pop(position, ("", ()))
+        was_there = end == end_of_path(variable)
         if found is not None:
             if found.state is not state:
                 steps = int(found.state.counts()[found.slot])
                 state.take_over(slot, found.known(), steps)
-        elif end == end_of_path(variable) and (
-            arrays[0].shape == tuple(variable.shape)
-        ):
-            state.take_over(slot, arrays, steps=0)
-        elif any(each.had_beside(variable) for each in others.values()):
+        elif was_there and arrays:
+            if arrays[0].shape == tuple(variable.shape):
+                state.take_over(slot, arrays, steps=0)
+        elif was_there or id(variable) in beside:
             newcomers.append(names[id(variable)])
+    if not any(other.has_importance() for other in others.values()):
+        newcomers = []  # no task has been learned without them
     state.others = [
         (position, variable)
         for position, variable in enumerate(model.weights)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_si import backend, diagnostics
+from keras_si import diagnostics, fit_hooks
 from keras_si.arguments import (
     Consolidate,
     Patterns,
@@ -259,7 +259,7 @@ class SICallback(keras.callbacks.Callback):
             self._attach()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._is_called_last = backend.call_last_in_this_fit(
+        self._is_called_last = fit_hooks.call_last_in_this_fit(
             self.model, self._end_fit, owner=self
         )
         if self._optimizer is not None:
@@ -268,7 +268,7 @@ class SICallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         # Not in `on_train_begin`: callbacks listed after this one may restore
         # weights there.
-        backend.forget_initial_epoch(self.model)
+        fit_hooks.forget_initial_epoch(self.model)
         self._epoch_has_begun = False
 
     def on_train_batch_begin(
@@ -280,7 +280,7 @@ class SICallback(keras.callbacks.Callback):
             return
         self._epoch_has_begun = True
         if self._optimizer is None:
-            backend.build_before_first_step(self.model, self._begin_unbuilt)
+            fit_hooks.build_before_first_step(self.model, self._begin_unbuilt)
         else:
             self._begin_epoch()
 

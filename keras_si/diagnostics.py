@@ -80,7 +80,7 @@ def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> list[str]:
 
     Returns the names of variables that are not finite.
     """
-    dropped = state.drop_nonfinite()
+    dropped = _drop_nonfinite(state)
     if dropped:
         where = ", ".join(f"{n} in '{name}'" for name, n in dropped.items())
         _warn(
@@ -89,7 +89,11 @@ def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> list[str]:
             "or clip the gradients.",
             stacklevel,
         )
-    broken = state.nonfinite_weights()
+    broken = [
+        name
+        for slot, name in enumerate(state.names)
+        if not bool(ops.all(ops.isfinite(state.weights(slot))))
+    ]
     if broken:
         _warn(
             "there are NaN or infinite values in the weights of "
@@ -99,6 +103,18 @@ def warn_of_nonfinite(state: SIState, stacklevel: int = 3) -> list[str]:
             stacklevel,
         )
     return broken
+
+
+def _drop_nonfinite(state: SIState) -> dict[str, int]:
+    """Zeroes what is not finite in omega; returns its count by name."""
+    dropped = {}
+    for name, omega in zip(state.names, state.path_integrals, strict=True):
+        value = ops.convert_to_tensor(omega)
+        finite = ops.isfinite(value)
+        if not bool(ops.all(finite)):
+            dropped[name] = int(ops.sum(ops.cast(~finite, "int32")))
+            omega.assign(ops.where(finite, value, ops.zeros_like(value)))
+    return dropped
 
 
 def _too_strong(state: SIState) -> str:
@@ -163,7 +179,13 @@ def _doubts(model: keras.Model, state: SIState) -> Iterable[tuple[str, str]]:
             "its reference, the gradient of the penalty is 0. Let a task have "
             "several steps (smaller batches, more epochs).",
         )
-    moved = state.moved_unheard()
+    counts = state.counts()
+    moved = [
+        name
+        for slot, name in enumerate(state.names)
+        if counts[slot] <= 0
+        and bool(ops.any(state.weights(slot) != state.references[slot]))
+    ]
     if moved:
         yield (
             "unheard",

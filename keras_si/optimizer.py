@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -13,17 +13,11 @@ from keras_si import backend, replicas, saving
 from keras_si.equations import Tensor
 from keras_si.links import link
 from keras_si.state import Fit, SIState, as_int
-
-# What every optimizer of Keras can be told.
-_SETTINGS = (
-    *("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"),
-    *("use_ema", "ema_momentum", "ema_overwrite_frequency"),
-    *("loss_scale_factor", "gradient_accumulation_steps"),
-)
+from keras_si.wrapper import OptimizerWrapper, settings_of
 
 
 @keras.saving.register_keras_serializable(package="keras_si")
-class SIOptimizer(keras.optimizers.Optimizer):
+class SIOptimizer(OptimizerWrapper):
     """Runs another optimizer, and Synaptic Intelligence around its steps.
 
     Each step: the gradient of the penalty, `2 * c * Omega * (theta - theta~)`,
@@ -63,9 +57,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
         tracked: Iterable[bool] | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(learning_rate=0.0, name=name)
-        for setting in _SETTINGS:  # those of the inner optimizer count
-            self.__dict__.pop(setting)
+        super().__init__(name)
         self.consolidate_every = consolidate_every
         self.tracked = None if tracked is None else list(tracked)
         self.is_used = False
@@ -110,16 +102,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
             self._var_key(variable): slot
             for slot, variable in enumerate(self.state.variables)
         }
-        # Keras's `build` makes averages and sums of its own where these say so.
-        hidden = {"use_ema": False, "gradient_accumulation_steps": None}
-        self.__dict__.update(hidden)
         super().build(variables)
-        for setting in hidden:
-            self.__dict__.pop(setting)
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        return self._variables + self.inner_optimizer.variables
 
     # The step.
 
@@ -152,7 +135,7 @@ class SIOptimizer(keras.optimizers.Optimizer):
         key = (
             present,
             tuple(self._var_key(v) for v in variables),
-            _settings(self.inner_optimizer),
+            settings_of(self.inner_optimizer),
         )
         gradients = [
             backend.as_dense(grads[i])
@@ -206,70 +189,6 @@ class SIOptimizer(keras.optimizers.Optimizer):
         self.damping, self.consolidate_every = damping, consolidate_every
         self.state.damping.assign(damping)
         return changed
-
-    def reset_inner_optimizer(self) -> None:
-        """Gives the inner optimizer's variables the values of a new one."""
-        inner = self.inner_optimizer
-        fresh = type(inner).from_config(inner.get_config())
-        fresh.build(self._trainable_variables)
-        for mine, new in zip(inner.variables, fresh.variables, strict=True):
-            mine.assign(ops.copy(new))
-
-    # What Keras expects of an optimizer, passed on to the inner one.
-
-    def __getattr__(self, name: str) -> Any:
-        """Reads a setting (`clipnorm`, `beta_1`, ...) on the inner one."""
-        if name.startswith("_") or "inner_optimizer" not in vars(self):
-            raise AttributeError(
-                f"'{type(self).__name__}' has no attribute '{name}'"
-            )
-        return getattr(self.inner_optimizer, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Writes it there as well."""
-        inner = vars(self).get("inner_optimizer")
-        if (
-            inner is None
-            or name.startswith("_")
-            or name in vars(self)
-            or hasattr(type(self), name)
-            or not hasattr(inner, name)
-        ):
-            super().__setattr__(name, value)
-        else:
-            setattr(inner, name, value)
-
-    @property
-    def learning_rate(self) -> Any:
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate: Any) -> None:
-        self.inner_optimizer.learning_rate = learning_rate
-
-    @property
-    def iterations(self) -> keras.Variable:
-        return self.inner_optimizer.iterations
-
-    def apply_gradients(
-        self, grads_and_vars: Iterable[tuple[Tensor, keras.Variable]]
-    ) -> keras.Variable:
-        super().apply_gradients(grads_and_vars)
-        return self.iterations
-
-    def scale_loss(self, loss: Tensor) -> Tensor:
-        return self.inner_optimizer.scale_loss(loss)
-
-    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
-        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
-
-    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
-        self.inner_optimizer.finalize_variable_values(var_list)
-        if self.inner_optimizer.use_ema:
-            # Weights and their average would share one buffer, with which
-            # JAX refuses to train in the next `fit`.
-            for variable in var_list:
-                variable.assign(ops.copy(variable))
 
     # Saving. Keras saves the inner optimizer's variables by itself.
 
@@ -343,15 +262,3 @@ class SIOptimizer(keras.optimizers.Optimizer):
             config.pop("inner_optimizer"), custom_objects=custom_objects
         )
         return cls(inner_optimizer, **config)
-
-
-def _settings(optimizer: keras.optimizers.Optimizer) -> Hashable:
-    """Returns the settings that are constants of a compiled update."""
-    own = {
-        name: value
-        for name, value in vars(optimizer).items()
-        if isinstance(value, (bool, int, float, str))
-    }
-    return tuple(sorted(own.items(), key=lambda item: item[0])), tuple(
-        _settings(each) for each in getattr(optimizer, "optimizers", ())
-    )

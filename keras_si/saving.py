@@ -15,8 +15,9 @@ from keras import ops
 from keras_si.links import link_of
 from keras_si.state import SIState
 
-# Frozen variables of which SI knows: positions in `model.weights` and the ends
-# of their paths, as JSON. A store without it is of another optimizer.
+# Variables that are not tracked: positions in `model.weights` and the ends of
+# their paths, as JSON. A store without it is of another optimizer. Arrays hold
+# what SI knows of a frozen one.
 FROZEN = "frozen"
 
 
@@ -31,9 +32,11 @@ def save(
         store[str(index)] = 0 * array if id(variable) in merged else array
     frozen = dict(state.loaded)
     for position, variable in state.others:
-        found = link_of(variable)
+        found, end = link_of(variable), end_of_path(variable)
         if found is not None and not variable.trainable:
-            frozen[position] = end_of_path(variable), found.known()
+            frozen[position] = end, found.known()
+        else:
+            frozen.setdefault(position, (end, ()))
     ends = {position: end for position, (end, _) in frozen.items()}
     store[FROZEN] = np.frombuffer(json.dumps(ends).encode(), "uint8")
     for position, (_, known) in frozen.items():
@@ -106,7 +109,11 @@ def load(
     state.loaded = {
         int(position): (
             end,
-            [np.array(store[f"{FROZEN}_{position}_{i}"]) for i in range(3)],
+            [
+                np.array(store[key])
+                for part in range(3)
+                if (key := f"{FROZEN}_{position}_{part}") in keys
+            ],
         )
         for position, end in json.loads(bytes(np.array(store[FROZEN]))).items()
     }

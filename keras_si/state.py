@@ -62,9 +62,9 @@ class SIState:
         fit: A `Fit`; a loaded state is that of a running one.
         others: The model's other variables, each with its position in
             `model.weights`.
-        loaded: What a file had of variables that were frozen when it was
+        loaded: What a file had of variables that were not tracked when it was
             saved: by position in `model.weights`, the end of the variable's
-            path, and omega, Omega and theta~.
+            path, and omega, Omega and theta~ if SI knew it.
     """
 
     def __init__(
@@ -234,43 +234,44 @@ class SIState:
     # At its end.
 
     def consolidate(self) -> None:
-        """Ends a task: updates Omega, moves theta~ to theta, zeroes omega.
-
-        Weights and omega must be finite.
-        """
-        for slot in range(len(self.variables)):
-            self._assign(slot, self._consolidated(slot))
-        self.steps.assign(ops.minimum(self.steps, 0))
+        """Ends a task: updates Omega, moves theta~ to theta, zeroes omega."""
+        self._end_task_of(ops.ones(len(self.variables), "bool"))
         self.due.assign(0)
 
     def consolidate_after(self, steps: int) -> None:
-        """Within a training step: ends a task that had so many steps.
+        """Within a training step: ends a task that had so many steps."""
+        counts = ops.convert_to_tensor(self.steps)
+        ends = ops.max(counts) >= steps
+        self._end_task_of(ops.logical_and(ends, counts > 0))
+
+    def _end_task_of(self, ended: Tensor) -> None:
+        """Consolidates variables, where `ended` holds.
 
         Elements that are not finite are left as they are: omega shows them at
         the epoch's end, and they reach neither Omega nor theta~.
         """
-        counts = ops.convert_to_tensor(self.steps)
-        ends = ops.max(counts) >= steps
         for slot in range(len(self.variables)):
-            new = self._consolidated(slot)
-            now = [ops.convert_to_tensor(a[slot]) for a in self.arrays]
-            moved = ends & (counts[slot] > 0) & ops.isfinite(new[2])
-            measured = moved & ops.isfinite(now[0])
-            masks = (measured, measured, moved)
-            self._assign(slot, list(map(ops.where, masks, new, now)))
-        assign(self.steps, ops.where(ends, ops.minimum(counts, 0), counts))
-
-    def _consolidated(self, slot: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns what omega, Omega and theta~ become."""
-        weights = self.weights(slot)
-        importance = equations.consolidate(
-            ops.convert_to_tensor(self.importances[slot]),
-            ops.convert_to_tensor(self.path_integrals[slot]),
-            weights,
-            ops.convert_to_tensor(self.references[slot]),
-            self._scalar(self.damping, slot),
-        )
-        return ops.zeros_like(weights), importance, _copy(weights)
+            omega, importance, reference = (
+                ops.convert_to_tensor(arrays[slot]) for arrays in self.arrays
+            )
+            weights = self.weights(slot)
+            consolidated = equations.consolidate(
+                importance,
+                omega,
+                weights,
+                reference,
+                self._scalar(self.damping, slot),
+            )
+            moved = ops.logical_and(ended[slot], ops.isfinite(weights))
+            measured = ops.logical_and(moved, ops.isfinite(omega))
+            new = (
+                ops.where(measured, ops.zeros_like(omega), omega),
+                ops.where(measured, consolidated, importance),
+                ops.where(moved, weights, reference),
+            )
+            self._assign(slot, new)
+        steps = ops.convert_to_tensor(self.steps)
+        assign(self.steps, ops.where(ended, ops.minimum(steps, 0), steps))
 
     def add_importance(self, added: Mapping[str, Tensor]) -> None:
         """Adds to Omega, by name; theta~ follows the weights no longer."""
@@ -317,11 +318,6 @@ class SIState:
         """Returns the number of optimizer steps since the consolidation."""
         return max(int(self.counts().max()), 0)
 
-    def had_beside(self, variable: keras.Variable) -> bool:
-        """Whether a task was learned with a variable that was not tracked."""
-        beside = {id(each) for _, each in self.others}
-        return id(variable) in beside and self.has_importance()
-
     def has_importance(self) -> bool:
         return any(bool(ops.any(each != 0)) for each in self.importances)
 
@@ -335,35 +331,6 @@ class SIState:
                 "of your own optimizer alone. What is lost comes back if you "
                 "load it from a file; or call `si.detach()` and begin again."
             )
-
-    def nonfinite_weights(self) -> list[str]:
-        """Returns the names of variables that hold NaN or infinity."""
-        return [
-            name
-            for slot, name in enumerate(self.names)
-            if not bool(ops.all(ops.isfinite(self.weights(slot))))
-        ]
-
-    def drop_nonfinite(self) -> dict[str, int]:
-        """Zeroes what is not finite in omega; returns its count by name."""
-        dropped = {}
-        for name, omega in zip(self.names, self.path_integrals, strict=True):
-            value = ops.convert_to_tensor(omega)
-            finite = ops.isfinite(value)
-            if not bool(ops.all(finite)):
-                dropped[name] = int(ops.sum(ops.cast(~finite, "int32")))
-                omega.assign(ops.where(finite, value, ops.zeros_like(value)))
-        return dropped
-
-    def moved_unheard(self) -> list[str]:
-        """Returns the names of variables that moved without a gradient."""
-        counts = self.counts()
-        return [
-            name
-            for slot, name in enumerate(self.names)
-            if counts[slot] <= 0
-            and bool(ops.any(self.weights(slot) != self.references[slot]))
-        ]
 
 
 def as_int(variable: keras.Variable) -> int:

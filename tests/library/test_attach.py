@@ -377,6 +377,20 @@ def test_a_layer_that_joins_later_is_named_once():
     fit(model, first, si)
 
 
+def test_a_layer_that_joins_a_loaded_model_is_named(tmp_path):
+    first, second = make_tasks(2)
+    model = make_model()
+    model.layers[0].trainable = False
+    compile_model(model)
+    fit(model, first, SICallback())
+    model.save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    model.layers[0].trainable = True
+    compile_model(model)
+    with pytest.warns(UserWarning, match="dense_0/kernel.*not protected"):
+        fit(model, second, SICallback())
+
+
 def test_a_head_that_is_new_is_no_newcomer():
     """A trunk with a head for each task: the second has nothing to keep."""
     trunk = keras.layers.Dense(4, name="trunk")

@@ -4,7 +4,7 @@ import keras
 import pytest
 from helpers import SIZES, compile_model, make_model, make_tasks, only_on
 
-from keras_si import SICallback, backend
+from keras_si import SICallback, backend, fit_hooks
 
 
 def test_model_save_writes_the_optimizer_of_the_compile_config():
@@ -69,7 +69,7 @@ def test_an_unbuilt_model_is_built_from_the_iterators_spec():
     class Look(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             assert not self.model.built
-            backend.build_before_first_step(
+            fit_hooks.build_before_first_step(
                 self.model,
                 lambda: seen.append([v.shape for v in self.model.weights]),
             )
@@ -157,7 +157,7 @@ class Write(keras.callbacks.Callback):
         self.order = order
 
     def on_train_begin(self, logs=None):
-        backend.call_last_in_this_fit(
+        fit_hooks.call_last_in_this_fit(
             self.model, lambda: self.order.append("last"), owner=self
         )
 

@@ -40,8 +40,8 @@ def test_imports_point_one_way():
     order = [
         *("equations", "metrics", "masking", "arguments", "replicas"),
         *("backend", "gradients", "curvature", "estimation", "regularizer"),
-        *("state", "links", "saving", "optimizer", "diagnostics", "attach"),
-        *("callback", "__init__"),
+        *("state", "links", "saving", "wrapper", "optimizer"),
+        *("diagnostics", "attach", "fit_hooks", "callback", "__init__"),
     ]
     assert {path.stem for path in CORE.glob("*.py")} == set(order)
     for position, name in enumerate(order):
