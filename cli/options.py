@@ -103,6 +103,11 @@ protocol = _adding(
         "Add so many black pixels on each side of the images.",
     ),
     option(
+        *("--memory", COUNT),
+        "Images of earlier tasks that replay keeps, in all.  "
+        f"[default: {config.MEMORY}]",
+    ),
+    option(
         *("--seed", click.IntRange(0, config.MAX_SEED)),
         "Decides weights, tasks and the order of the data.",
         default=0,

@@ -82,6 +82,7 @@ class Search:
         return {
             name: self.given[name] or (getattr(self.config, name),)
             for name in METHODS[self.config.methods[0]].uses
+            if name in self.given
         }
 
     @property

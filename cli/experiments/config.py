@@ -15,6 +15,8 @@ OUTPUT_WEIGHTS = ("zeros", "glorot")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # keras.utils.set_random_seed takes 32 bits.
 MAX_SEED = 2**32 - 1
+# How many images `--method replay` keeps if nothing is said.
+MEMORY = 200
 # What TFDS can find: name, then /configuration and :version if they matter.
 DATASET = re.compile(
     r"[a-z][a-z0-9_]*(/[A-Za-z0-9_+.-]+)?"
@@ -33,7 +35,8 @@ class RunConfig:
 
     The command line checks each option by itself; here are the rules that
     several options make together. Of `epochs` (passes over a task's examples)
-    and `steps`, one is `None`; `jit` is `"auto"`, `True` or `False`. A run
+    and `steps`, one is `None`; so is `memory`, the number of images to replay,
+    if no method has a use for it. `jit` is `"auto"`, `True` or `False`. A run
     that is `held_out` is judged on a part of the training data, which it is
     not trained on, and does not look at the test set.
 
@@ -63,6 +66,7 @@ class RunConfig:
     jit: bool | str = "auto"
     deterministic: bool = False
     padding: int = 0
+    memory: int | None = None
     held_out: bool = False
 
     def __post_init__(self) -> None:
@@ -147,9 +151,9 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
             "--steps", "received together with --epochs; give one of them"
         )
     methods = given.get("methods", RunConfig.methods)
-    for option in {"strength", "damping"} & {*given}:
+    for option in ("strength", "damping", "memory"):
         users = [m for m in METHODS if option in METHODS[m].uses]
-        if not {*methods} & {*users}:
+        if option in given and not {*methods} & {*users}:
             raise OptionError(
                 f"--{option}",
                 f"means nothing to {' and '.join(methods)}, only to "
@@ -162,6 +166,8 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
         "dataset": choice.dataset,
         **choice.presets[preset].options(scenario),
     }
+    if any("memory" in METHODS[m].uses for m in methods if m in METHODS):
+        values["memory"] = MEMORY
     if given.get("dataset", choice.dataset) != choice.dataset:
         values["tasks"] = choice.tasks_elsewhere or values["tasks"]
     if "epochs" in given or "steps" in given:
@@ -170,14 +176,23 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
 
 
 def check_tasks(config: RunConfig, num_classes: int) -> None:
-    """Refuses more tasks than there are classes for."""
+    """Refuses more tasks than the classes allow, and too small a memory."""
+    splits = BENCHMARKS[config.benchmark].splits_classes
     most = num_classes // config.classes_per_task
-    if BENCHMARKS[config.benchmark].splits_classes and config.tasks > most:
+    if splits and config.tasks > most:
         raise OptionError(
             "--tasks",
             f"received {config.tasks}, expected at most {most}: the "
             f"{num_classes} classes of {config.dataset} are split into tasks "
             f"of {config.classes_per_task}",
+        )
+    met = config.classes_per_task if splits else num_classes
+    met *= config.tasks - 1
+    if config.memory is not None and config.memory < met:
+        raise OptionError(
+            "--memory",
+            f"received {config.memory}, expected at least {met}: an image of "
+            f"each class of the {config.tasks - 1} tasks before the last",
         )
 
 

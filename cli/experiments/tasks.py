@@ -1,9 +1,7 @@
 """A benchmark's tasks: examples as tf.data pipelines.
 
-The images stay in memory once, as bytes, shared by all tasks. A pipeline
-deals in indices until a batch is put together; only then are the bytes
-gathered and permuted, the whole batch at a time, on threads of their own and
-ahead of the training step. The net itself begins with the bytes.
+The images stay in memory once, as bytes, shared by all tasks. The net itself
+begins with the bytes.
 """
 
 from __future__ import annotations
@@ -12,19 +10,18 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ..errors import OptionError
+from . import pipelines
 from .config import RunConfig, check_tasks
 from .data import Data, Split
 from .presets import BENCHMARKS
 
 # The net's weights are read once for each batch: large ones save time.
 TEST_BATCH_SIZE = 2000
-_BATCHES_AHEAD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +75,28 @@ class Task:
         Every epoch has every example once, in an order that depends on seed,
         task and epoch alone: with `first_epoch=7` it is epoch 7's.
         """
-        return Union((self,)).train(epochs, first_epoch)
+        rows = self.train_rows(epochs, first_epoch)
+        return pipelines.ahead(
+            rows, _batch(self.train_examples, self.permutation)
+        )
+
+    def train_rows(self, epochs: int, first_epoch: int = 0) -> tf.data.Dataset:
+        """Returns which examples each batch of `train` has."""
+        return pipelines.shuffled(
+            len(self.train_examples),
+            self.batch_size,
+            [self.seed, self.index, 1],
+            range(first_epoch, first_epoch + epochs),
+        )
+
+    def sample(self, count: int) -> np.ndarray:
+        """Returns training images as the net gets them, `(count, features)`.
+
+        Seed and task alone decide which; all, if there are fewer.
+        """
+        rng = np.random.default_rng([self.seed, self.index, 2])
+        rows = rng.permutation(len(self.train_examples))[:count]
+        return self.train_examples.images.numpy()[rows][:, self.permutation]
 
     @functools.cached_property
     def test(self) -> tf.data.Dataset:
@@ -87,74 +105,10 @@ class Task:
         count = len(self.test_examples)
         size = min(TEST_BATCH_SIZE, count)
         order = tf.range(count, dtype=tf.int32)
-        indices = _slices(order, size, -(-count // size))
-        return _ahead(indices, _batch(self.test_examples, self.permutation))
-
-
-@dataclasses.dataclass(frozen=True)
-class Union:
-    """The training examples of several tasks, mixed; it trains as a `Task`.
-
-    An epoch has every example of every task once, each seen through the
-    permutation of its own task. The union of one task is that task.
-    """
-
-    tasks: tuple[Task, ...]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self._starts[-1] // self.tasks[0].batch_size)
-
-    @property
-    def outputs(self) -> tuple[int, ...]:
-        return outputs_of(self.tasks)
-
-    @property
-    def _starts(self) -> np.ndarray:
-        """Where each task's rows start in the union, and where all end."""
-        return np.cumsum([0, *(len(t.train_examples) for t in self.tasks)])
-
-    def train(self, epochs: int, first_epoch: int = 0) -> tf.data.Dataset:
-        """Returns the batches of the epochs, as `Task.train` does."""
-        last = self.tasks[-1]
-        rows = _shuffled(
-            int(self._starts[-1]),
-            last.batch_size,
-            [last.seed, last.index, 1],
-            range(first_epoch, first_epoch + epochs),
+        return pipelines.ahead(
+            pipelines.slices(order, size, -(-count // size)),
+            _batch(self.test_examples, self.permutation),
         )
-        if len(self.tasks) > 1:
-            return _ahead(rows, self._batch())
-        return _ahead(rows, _batch(last.train_examples, last.permutation))
-
-    def _batch(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-        examples, offsets = self._stored()
-        starts = tf.constant(self._starts[1:-1], tf.int32)
-        offsets = tf.constant(offsets, tf.int32)
-        permutations = tf.constant(
-            np.stack([task.permutation for task in self.tasks]), tf.int32
-        )
-
-        def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            tasks = tf.searchsorted(starts, rows, side="right")
-            rows = rows + tf.gather(offsets, tasks)
-            pixels = tf.gather(examples.images, rows)
-            own = tf.gather(permutations, tasks)
-            pixels = tf.gather(pixels, own, axis=1, batch_dims=1)
-            pixels = tf.ensure_shape(pixels, (None, permutations.shape[1]))
-            return pixels, tf.gather(examples.labels, rows)
-
-        return batch
-
-    def _stored(self) -> tuple[Examples, list[int]]:
-        """Returns all examples, each once, and what leads there from a row."""
-        parts = [task.train_examples for task in self.tasks]
-        if all(part is parts[0] for part in parts):
-            return parts[0], [-start for start in self._starts[:-1]]
-        with tf.device("/CPU:0"):
-            images = tf.concat([part.images for part in parts], 0)
-            labels = tf.concat([part.labels for part in parts], 0)
-        return Examples(images, labels), [0] * len(parts)
 
 
 def tasks(data: Data, config: RunConfig, seed: int) -> list[Task]:
@@ -181,6 +135,7 @@ def _permuted(data: Data, config: RunConfig, seed: int) -> list[Task]:
     One permutation, of all pixels and channels, is shared by all images of
     a task, train and test (Zenke, Poole & Ganguli 2017, section 4.2).
     """
+    check_tasks(config, data.num_classes)
     train, test = Examples.of(data.train), Examples.of(data.test)
     return [
         Task(
@@ -255,45 +210,3 @@ def _batch(
         return pixels, tf.gather(examples.labels, rows)
 
     return batch
-
-
-def _shuffled(
-    count: int, batch_size: int, key: list[int], epochs: range
-) -> tf.data.Dataset:
-    """Returns the indices of every batch of the epochs."""
-    seed = np.int64(np.random.SeedSequence(key).generate_state(1)[0])
-    steps = -(-count // batch_size)
-
-    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(count, dtype=tf.int32),
-            seed=tf.stack([tf.constant(seed), epoch]),
-            # Named, so that the order does not depend on the device.
-            alg="philox",
-        )
-        return _slices(order, batch_size, steps)
-
-    counted = tf.data.Dataset.range(epochs.start, epochs.stop)
-    return counted.flat_map(epoch_batches)
-
-
-def _slices(order: tf.Tensor, size: int, count: int) -> tf.data.Dataset:
-    """Returns `count` slices of `order`; the last one may be shorter."""
-    return tf.data.Dataset.range(count).map(
-        lambda step: order[step * size : (step + 1) * size]
-    )
-
-
-def _ahead(
-    indices: tf.data.Dataset, batch: Callable[[tf.Tensor], Any]
-) -> tf.data.Dataset:
-    """Puts the batches together on threads of their own.
-
-    Without tf.data's autotuning: it learns nothing that a pipeline of one
-    parallel stage needs, and an iterator that ends waits for the tuning's
-    thread to wake, up to a minute after each `fit`.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    batches = indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
-    return batches.prefetch(_BATCHES_AHEAD).with_options(options)

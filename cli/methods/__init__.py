@@ -1,11 +1,14 @@
 """Methods by name. To add one: a file here, and a line below."""
 
+from .ewc import ElasticWeightConsolidation
 from .joint import Joint
 from .l2 import L2
 from .method import Method
 from .naive import Naive
+from .replay import Replay
 from .scratch import Scratch
 from .si import SynapticIntelligence
+from .si_replay import SIReplay
 
 METHODS: dict[str, type[Method]] = {
     "si": SynapticIntelligence,
@@ -13,6 +16,9 @@ METHODS: dict[str, type[Method]] = {
     "joint": Joint,
     "scratch": Scratch,
     "l2": L2,
+    "ewc": ElasticWeightConsolidation,
+    "replay": Replay,
+    "si-replay": SIReplay,
 }
 
 __all__ = ["METHODS", "Method"]

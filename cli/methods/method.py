@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
 PAPER = "Zenke, Poole & Ganguli 2017"
+
+
+class Learned(Protocol):
+    """What a method may ask of the task that has just been learned."""
+
+    @property
+    def index(self) -> int:
+        """The task's place, from 0."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of the trial."""
+
+    def sample(self, count: int) -> np.ndarray:
+        """Returns training images as the net gets them, `(count, features)`.
+
+        Seed and task alone decide which; all, if there are fewer.
+        """
 
 
 class Method:
@@ -24,11 +42,13 @@ class Method:
         label: Its name in figures.
         summary: What it does, in a line.
         source: Paper and section.
-        uses: Which of strength and damping it has a use for.
+        uses: Which of strength, damping and memory it has a use for.
         scenarios: Those that it can be run in.
         new_net_per_task: Whether each task has a net of its own. It is made
             when the task starts, and is the one that is tested on it.
-        mixes_tasks: Whether it learns all tasks so far, mixed.
+        mixes_tasks: Whether its batches mix the tasks so far: all that there
+            is of them or, if it has a use for memory, the new task and a
+            memory of the earlier ones.
     """
 
     label = summary = source = ""
@@ -56,8 +76,11 @@ class Method:
         """Returns the Keras callbacks for the `fit` of the next task."""
         return []
 
-    def end_task(self, model: keras.Model) -> None:
-        """Hears that a task has been learned."""
+    def end_task(self, model: keras.Model, learned: Learned) -> None:
+        """Hears that a task has been learned.
+
+        The outputs that were active in `fit` still are.
+        """
 
     def importance(self) -> dict[str, np.ndarray]:
         """Returns how much each weight matters to the tasks so far.

@@ -17,7 +17,7 @@ class SynapticIntelligence(Method):
     label = "Synaptic Intelligence"
     summary = "each weight is held back by what it did for earlier tasks"
     source = f"{PAPER}, section 3"
-    uses = ("strength", "damping")
+    uses: tuple[str, ...] = ("strength", "damping")
 
     def __init__(self, strength: float, damping: float) -> None:
         super().__init__(strength, damping)

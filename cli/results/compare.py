@@ -16,7 +16,7 @@ from .results import Labelled, Results, Trial
 Differences: TypeAlias = list[tuple[str, dict[str, list[str]]]]
 HELD_OUT = "the last sixth of the training data, held out"
 # What a method is given to work with.
-SETTINGS = ("strength", "damping")
+SETTINGS = ("strength", "damping", "memory")
 # Options that change no trial: which trials there are, and names.
 SEEDS = ("seed", "seeds")
 NAMES = ("preset", "data_dir")

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..experiments import nets
 from ..experiments.config import RunConfig
-from ..experiments.tasks import Task, Union, outputs_of
+from ..experiments.mixed import Material, Replay, Union
+from ..experiments.tasks import Task, outputs_of
 from ..files import Record
 from ..methods import METHODS, Method
 from ..results.results import Results, Trial
@@ -127,7 +128,8 @@ class MethodRun:
         return model
 
     def _train(self, task: Task, first_pass: int) -> None:
-        learned = learned_with(self.method, self.tasks[: task.index + 1])
+        so_far = self.tasks[: task.index + 1]
+        learned = learned_with(self.method, so_far, self.config)
         nets.set_active_outputs(self.model, self._active(task, learned.outputs))
         epochs, steps = length(self.config, learned)
         per_pass = learned.steps_per_epoch
@@ -150,7 +152,7 @@ class MethodRun:
             verbose=0,
         )
         self._check_weights(watch.done)
-        self.method.end_task(self.model)
+        self.method.end_task(self.model, task)
         self.trial.record_importance(task.index, self.method.importance())
         self._save_pass(Position(task.index, watch.done + 1, is_trained=True))
 
@@ -260,13 +262,17 @@ class _Watch(keras.callbacks.Callback):
 
 
 def learned_with(
-    method: Method | type[Method], so_far: Sequence[Task]
-) -> Task | Union:
+    method: Method | type[Method], so_far: Sequence[Task], config: RunConfig
+) -> Material:
     """Returns what is trained on when the last of these tasks is learned."""
-    return Union(tuple(so_far)) if method.mixes_tasks else so_far[-1]
+    if len(so_far) == 1 or not method.mixes_tasks:
+        return so_far[-1]
+    if "memory" in method.uses:
+        return Replay(tuple(so_far), cast(int, config.memory))
+    return Union(tuple(so_far))
 
 
-def length(config: RunConfig, learned: Task | Union) -> tuple[int, int]:
+def length(config: RunConfig, learned: Material) -> tuple[int, int]:
     """Returns the epochs of a `fit`, as Keras counts them, and their steps."""
     if config.steps is not None:
         return 1, config.steps

@@ -157,7 +157,8 @@ def _count_steps(
             if trial and trial.is_over:
                 at = Position(len(tasks))
             for index in range(len(tasks)):
-                learned = learned_with(METHODS[name], tasks[: index + 1])
+                so_far = tasks[: index + 1]
+                learned = learned_with(METHODS[name], so_far, config)
                 epochs, steps = length(config, learned)
                 total += epochs * steps
                 if index < at.task or (index == at.task and at.is_trained):

@@ -49,7 +49,7 @@ def help_of(command):
             "pmnist --seed 4294967295 --seeds 2",
             "--seed: received 4294967295 with 2 seeds, expected seeds up to",
         ),
-        ("pmnist --method ewc", "'ewc' is not one of 'si', 'naive', 'joint'"),
+        ("pmnist --method gem", "'gem' is not one of 'si', 'naive', 'joint'"),
         (
             "pmnist --method si --method si",
             "--method: received si, si; name each method once",
@@ -82,7 +82,26 @@ def help_of(command):
             "smnist --method naive --method joint --strength 1",
             "--strength: means nothing to naive and joint, only to si and l2",
         ),
+        (
+            "smnist --memory 9",
+            "--memory: means nothing to si and naive, only to",
+        ),
+        (
+            "smnist --method replay --strength 1",
+            "--strength: means nothing to ",
+        ),
+        ("smnist --method replay --memory 0", "0 is not in the range x>=1."),
+        (
+            "smnist --method si-replay --memory 7",
+            "--memory: received 7, expected at least 8: an image of each class "
+            "of the 4 tasks before the last",
+        ),
+        (
+            "pmnist --method replay --tasks 50",
+            "--memory: received 200, expected at least 490",
+        ),
         ("smnist --method l2 --damping 1", "--damping: means nothing to l2"),
+        ("smnist --method ewc --damping 1", "--damping: means nothing to ewc"),
         (
             "scifar --preset vandeven",
             "--preset: received 'vandeven', expected quick or paper for scifar",
@@ -178,6 +197,7 @@ def test_options_reach_the_run_as_they_are_given(cli, monkeypatch):
         **{"seed": 5, "seeds": 2, "dataset": "kmnist", "data_dir": "."},
         **{"precision": "mixed_float16", "jit": False, "deterministic": True},
         **{"strength": 0.25, "damping": 0.1, "held_out": False},
+        **{"memory": None},
     }
     assert cli("run", "pmnist").exit_code == 0
     options, folder, overwrite = heard[1]
@@ -247,8 +267,8 @@ def test_list_names_everything_with_its_source(cli):
     for name, benchmark in presets.BENCHMARKS.items():
         assert {name, *benchmark.presets, *benchmark.scenarios} <= {*words}
     assert {*methods.METHODS} <= {*words}
-    # 3 benchmarks with 3, 3 and 2 presets, and 5 methods.
-    assert result.stdout.count("source:") == 3 + 8 + 5
+    # 3 benchmarks with 3, 3 and 2 presets, and 8 methods.
+    assert result.stdout.count("source:") == 3 + 8 + 8
     text = " ".join(words)
     assert "--strength 500 (domain) --strength 0.5 (class)" in text
     assert "--hidden 2000,2000 --learning-rate 0.003 --keep-optimizer" in text

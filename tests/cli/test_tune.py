@@ -113,8 +113,10 @@ def test_the_same_command_trains_nothing_again_and_more_values_are_added(tuned):
 def test_what_is_not_given_is_the_presets(tuned):
     tuned("--output", "search")
     tuned("--output", "l2", "--method", "l2", "--strength", "3,9")
-    assert settings(tuned) == [(1, 0.001), (3, 0.001), (9, 0.001)]
-    assert [config.methods for config in tuned.trained[1:]] == [("l2",)] * 2
+    tuned("--output", "ewc", "--method", "ewc", "--strength", "1e5")
+    assert settings(tuned) == [(s, 0.001) for s in (1, 3, 9, 1e5)]
+    methods = [config.methods for config in tuned.trained]
+    assert methods == [("si",), ("l2",), ("l2",), ("ewc",)]
 
 
 def test_trials_are_searched_once_between_the_values_given(tuned):

@@ -127,6 +127,22 @@ def test_a_strength_is_let_through_if_one_of_the_methods_uses_it():
     assert resolve("smnist", "paper", given).strength == 3.0
 
 
+def test_a_memory_is_there_if_a_method_uses_it():
+    for name, memory in (("si", None), ("replay", 200), ("si-replay", 200)):
+        given = {"methods": ("naive", name)}
+        assert resolve("smnist", "paper", given).memory == memory
+    given = {"methods": ("replay",), "memory": 20}
+    assert resolve("smnist", "paper", given).memory == 20
+
+
+def test_a_memory_too_small_for_the_classes_that_were_found_is_refused():
+    given = {"methods": ("replay",), "tasks": 3, "memory": 19}
+    config = resolve("pmnist", "paper", {**given, "dataset": "unknown"})
+    check_tasks(config, 9)  # 2 tasks before the last
+    with pytest.raises(OptionError, match="--memory: received 19, .* least 20"):
+        check_tasks(config, 10)
+
+
 def test_too_many_tasks_for_the_classes_that_were_found_are_refused():
     config = resolve("smnist", "paper", {"dataset": "unknown", "tasks": 4})
     check_tasks(config, 8)

@@ -1,40 +1,24 @@
-"""The pipelines: permutations, splits, unions, order of the data, values."""
-
-import types
+"""The pipelines of a task: permutation, split, order of the data, values."""
 
 import numpy as np
 import pytest
 from keras_si_cli.errors import OptionError
-from keras_si_cli.experiments import data
 from keras_si_cli.experiments import tasks as tasks_module
-from keras_si_cli.experiments.tasks import Union
-
-# 10 images of 2 x 2 pixels, one channel; image i has 4i .. 4i + 3.
-IMAGES = np.arange(40, dtype="uint8").reshape(10, 2, 2, 1)
-LABELS = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3], "int32")
+from task_helpers import (
+    IMAGES,
+    LABELS,
+    batches,
+    make,
+    order_of,
+    pairs,
+    split,
+    tiny_data,
+)
 
 
 @pytest.fixture
 def tiny():
-    train = data.Split(IMAGES, LABELS)
-    test = data.Split(255 - IMAGES[:7], LABELS[:7])
-    return data.Data("tiny", 10, train, test)
-
-
-def make(tiny, seed=0, tasks=3, batch_size=4):
-    config = types.SimpleNamespace(
-        benchmark="pmnist", tasks=tasks, batch_size=batch_size
-    )
-    return tasks_module.tasks(tiny, config, seed)
-
-
-def batches(dataset):
-    return [(x.numpy(), y.numpy()) for x, y in dataset]
-
-
-def order_of(dataset):
-    """Which image each row came from, read off the identity task."""
-    return np.concatenate([x for x, _ in batches(dataset)])[:, 0] // 4
+    return tiny_data()
 
 
 # Permutations.
@@ -162,45 +146,11 @@ def test_a_stream_of_epochs_has_the_steps_it_says(tiny):
 def test_no_pipeline_leaves_a_thread_to_wait_for(tiny):
     """tf.data's autotuning has one, which the end of each `fit` waits for."""
     tasks = make(tiny)
-    for pipeline in (
-        tasks[0].train(epochs=1),
-        tasks[0].test,
-        Union(tuple(tasks)).train(epochs=1),
-    ):
+    for pipeline in (tasks[0].train(epochs=1), tasks[0].test):
         assert pipeline.options().autotune.enabled is False
 
 
-# Splits. Image i is filled with the number i.
-
-SIX = np.array([4, 0, 1, 2, 3, 5, 0, 2, 4, 1], "int32")
-FILLED = np.repeat(np.arange(10, dtype="uint8"), 4).reshape(10, 2, 2, 1)
-
-
-def six_classes():
-    train = data.Split(FILLED, SIX)
-    test = data.Split(FILLED[::-1], SIX[::-1])
-    return data.Data("six", 6, train, test)
-
-
-def split(scenario="task", tasks=3, classes_per_task=2):
-    config = types.SimpleNamespace(
-        benchmark="smnist",
-        scenario=scenario,
-        tasks=tasks,
-        classes_per_task=classes_per_task,
-        batch_size=4,
-        dataset="six",
-    )
-    return tasks_module.tasks(six_classes(), config, seed=0)
-
-
-def pairs(dataset):
-    """Which image each row is, and its label."""
-    return [
-        (int(image[0]), int(label))
-        for x, y in batches(dataset)
-        for image, label in zip(x, y, strict=True)
-    ]
+# Splits.
 
 
 @pytest.mark.parametrize(
@@ -234,48 +184,3 @@ def test_classes_without_examples_are_refused(monkeypatch):
     monkeypatch.setattr(tasks_module, "check_tasks", lambda *_: None)
     with pytest.raises(OptionError, match="classes 6 to 7 of six .* task 4"):
         split(tasks=4)
-
-
-# Unions.
-
-
-def test_a_union_has_every_example_of_every_task_once_an_epoch():
-    tasks = split()
-    union = Union(tuple(tasks[:2]))
-    assert union.outputs == (0, 1, 2, 3)
-    assert union.steps_per_epoch == 2  # 4 + 3 examples, batches of 4
-    got = pairs(union.train(epochs=2))
-    expected = sorted(p for each in tasks[:2] for p in pairs(each.test))
-    assert sorted(got[:7]) == sorted(got[7:]) == expected
-    assert got[:7] != got[7:]
-    # The tasks are mixed, and an epoch can be made alone.
-    assert {label > 1 for _, label in got[:4]} == {True, False}
-    assert pairs(union.train(epochs=1, first_epoch=1)) == got[7:]
-
-
-def test_a_union_of_one_task_is_that_task():
-    (first, *_) = split()
-    assert pairs(Union((first,)).train(2)) == pairs(first.train(2))
-
-
-def test_in_a_union_every_example_has_its_own_tasks_permutation(tiny):
-    tiny = data.Data(
-        "ten", 10, data.Split(IMAGES, np.arange(10, dtype="int32")), tiny.test
-    )
-    tasks = make(tiny, batch_size=7)
-    expected = sorted(
-        (label, *IMAGES[label].ravel()[each.permutation])
-        for each in tasks
-        for label in range(10)
-    )
-    union = Union(tuple(tasks))
-    got = [
-        (label, *row)
-        for x, y in batches(union.train(epochs=1))
-        for row, label in zip(x, y, strict=True)
-    ]
-    assert sorted(got) == expected
-    # Examples that all tasks share are stored once.
-    examples, offsets = union._stored()
-    assert examples is tasks[0].train_examples
-    assert offsets == [0, -10, -20]

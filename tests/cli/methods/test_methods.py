@@ -9,6 +9,8 @@ from keras_si_cli import methods
 from keras_si_cli.experiments import config, data, nets
 from keras_si_cli.training import progress, runner
 
+import keras_si
+
 # Two images of each class for the test, but three of classes 1 and 2.
 TEST_LABELS = np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5], "int32")
 
@@ -93,6 +95,22 @@ UNTRAINED = [("evaluate", [B, C])]
                 *(*UNTRAINED, ("fit", [A]), ("evaluate", [A, B])),
                 *(("fit", [AB]), ("evaluate", [A, B, C])),
                 *(("fit", [ABC]), ("evaluate", [A, B, C])),
+            ],
+        ),
+        (
+            *("replay", "task"),
+            [
+                *(*UNTRAINED, ("fit", [A]), ("evaluate", [A, B])),
+                *(("fit", [AB]), ("evaluate", [A, B, C])),
+                *(("fit", [ABC]), ("evaluate", [A, B, C])),
+            ],
+        ),
+        (
+            *("replay", "class"),
+            [
+                *(("fit", [A]), ("evaluate", [A])),
+                *(("fit", [AB]), ("evaluate", [AB] * 2)),
+                *(("fit", [ABC]), ("evaluate", [ABC] * 3)),
             ],
         ),
         (
@@ -194,10 +212,17 @@ def test_the_optimizer_is_reset_between_tasks_or_kept(monkeypatch, reset):
     "given, expected",
     [
         # The union of both tasks has 40 examples.
-        ({"epochs": 3}, {"naive": [(3, 2), (3, 2)], "joint": [(3, 2), (3, 4)]}),
+        (
+            {"epochs": 3},
+            {
+                "naive": [(3, 2), (3, 2)],
+                "replay": [(3, 2), (3, 2)],
+                "joint": [(3, 2), (3, 4)],
+            },
+        ),
         (
             {"epochs": None, "steps": 5},
-            {"naive": [(1, 5), (1, 5)], "joint": [(1, 5), (1, 5)]},
+            {name: 2 * [(1, 5)] for name in ("naive", "replay", "joint")},
         ),
     ],
 )
@@ -206,13 +231,13 @@ def test_how_long_each_task_is_learned(heard, monkeypatch, given, expected):
     monkeypatch.setattr(
         progress.Progress, "started", lambda *args: totals.append(args[1:])
     )
-    run("naive", "joint", **given)
+    run(*expected, **given)
     got = [
         (kwargs["epochs"], kwargs["steps_per_epoch"])
         for name, _, kwargs in heard
         if name == "fit"
     ]
-    assert got == expected["naive"] + expected["joint"]
+    assert got == sum(expected.values(), [])
     assert totals == [(sum(epochs * steps for epochs, steps in got), 0)]
 
 
@@ -249,14 +274,14 @@ def test_l2_by_hand():
     # penalty yet, whose gradient at 1/2 would be 1/2.
     assert step(1.0) == pytest.approx(0.5)
     assert step(1.0) == pytest.approx(0.75)
-    l2.end_task(model)
+    l2.end_task(model, learned=None)
     # That of w^2 at 3/4 is 3/2; the penalty, 0.5 (w - 0.75)^2, has none there.
     assert step(0.0) == pytest.approx(0.375)
     # At 3/8: 2 w - 2 * 0.5 * 0.375 = 3/8.
     assert step(0.0) == pytest.approx(0.28125)
-    strength, reference = l2.variables
-    assert float(strength) == 0.5
-    assert reference.numpy().item() == pytest.approx(0.75)
+    importance, reference = map(keras.ops.convert_to_numpy, l2.variables)
+    assert (importance.item(), reference.item()) == (1, pytest.approx(0.75))
+    assert l2.importance() == {}  # There is nothing to report.
     assert by_one_weight(model.evaluate, 0.0) == pytest.approx(
         0.28125**2 + 0.5 * (0.28125 - 0.75) ** 2
     )
@@ -269,13 +294,103 @@ def test_l2_adds_to_the_penalty_that_a_layer_had():
     # At 0 the layer's own penalty, w^2 / 4, has no gradient.
     by_one_weight(model.fit, 1.0)
     assert model.get_weights()[0].item() == pytest.approx(0.5)
-    l2.end_task(model)
+    l2.end_task(model, learned=None)
     # At 1/2 its gradient is 1/4; the task, (w - 1/2)^2, has none.
     by_one_weight(model.fit, 0.5)
     assert model.get_weights()[0].item() == pytest.approx(0.4375)
     model.set_weights([np.full((1, 1), 3.0)])
     # 3^2 / 4 of its own, and 0.5 (3 - 0.5)^2.
     assert by_one_weight(model.evaluate, 3.0) == pytest.approx(2.25 + 3.125)
+
+
+class Sample:
+    """A task with a few inputs, all of which `sample` returns."""
+
+    index, seed = 0, 0
+
+    def __init__(self, x):
+        self.x = np.array(x)
+
+    def sample(self, count):
+        assert count == 1000
+        return self.x
+
+
+def test_ewc_by_hand():
+    """One weight, SGD; F/2 of each task is the mean of x^2, by closed form."""
+    model = one_weight()
+    ewc = methods.METHODS["ewc"](strength=0.5, damping=0.1)
+    ewc.attach(model)
+
+    def step(y):
+        by_one_weight(model.fit, y)
+        return model.get_weights()[0].item()
+
+    # As `test_l2_by_hand`: there is no penalty yet.
+    assert step(1.0) == pytest.approx(0.5)
+    assert step(1.0) == pytest.approx(0.75)
+    ewc.end_task(model, Sample([[1.0], [2.0], [1.0]]))
+    assert [*ewc.importance()] == [model.weights[0].path]
+    assert ewc.importance()[model.weights[0].path] == pytest.approx(2.0)
+    # Lambda is 0.5 and F is 4: at 3/4 the penalty has no gradient, at 3/8 it
+    # is that of 0.5 / 2 * 4 (w - 0.75)^2: -3/4 in all, to the task's 3/4.
+    assert step(0.0) == pytest.approx(0.375)
+    assert step(0.0) == pytest.approx(0.375)
+    ewc.end_task(model, Sample([[3.0]]))
+    # The sum of both tasks, centred where the second one ended.
+    importance, reference = map(keras.ops.convert_to_numpy, ewc.variables)
+    assert importance.item() == pytest.approx(2 + 9)
+    assert reference.item() == pytest.approx(0.375)
+    model.set_weights([np.full((1, 1), 1.375)])
+    assert by_one_weight(model.evaluate, 0.0) == pytest.approx(
+        1.375**2 + 0.5 * 11
+    )
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """What each method was given and knew at each task's end."""
+    ends = []
+    for name in ("naive", "ewc"):
+        cls = methods.METHODS[name]
+
+        def spy(self, model, learned, name=name, end_task=cls.end_task):
+            end_task(self, model, learned)
+            mask = model.layers[-1]
+            active = tuple(getattr(mask, "active", ()))
+            weights = model.get_weights()
+            ends.append(
+                (name, learned, model, active, weights, self.importance())
+            )
+
+        monkeypatch.setattr(cls, "end_task", spy)
+    return ends
+
+
+def test_ewc_in_a_run_adds_the_fisher_information_of_each_tasks_images(kept):
+    """The oracle is the library's function, on images gathered by hand."""
+    run("naive", "ewc", scenario="task", strength=100.0)
+    naive, _, first, second = kept
+    # Nothing holds the first task back.
+    for one, other in zip(naive[4], first[4], strict=True):
+        np.testing.assert_array_equal(one, other)
+    model = second[2]
+    total = {path: 0.0 for path in second[5]}
+    for name, task, _, active, weights, importance in (first, second):
+        assert (name, active) == ("ewc", task.outputs)
+        model.set_weights(weights)
+        nets.set_active_outputs(model, task.outputs)
+        images = task.train_examples.images.numpy()
+        drawn = np.random.default_rng([0, task.index, 2]).permutation(20)
+        of_task = keras_si.fisher_importance(
+            model, images[drawn], seed=task.index, verbose=0
+        )
+        for path, measured in of_task.items():
+            total[path] = total[path] + measured
+            np.testing.assert_allclose(importance[path], total[path], 1e-5)
+        # The outputs of another task have none, and those of this one have.
+        *_, of_outputs = of_task.values()
+        assert [*np.flatnonzero(of_outputs)] == [*task.outputs]
 
 
 def test_si_by_hand():
@@ -298,7 +413,66 @@ def test_si_by_hand():
 def test_every_method_names_itself():
     for name, method in methods.METHODS.items():
         assert method.label and method.summary and method.source, name
-        assert set(method.uses) <= {"strength", "damping"}
+        assert set(method.uses) <= {"strength", "damping", "memory"}
+
+
+def test_what_replay_trains_on_is_the_new_task_and_a_memory(monkeypatch):
+    """Of 20 images of each task, 3 of each class can be in it."""
+    seen = []
+
+    def spy(model, batches, **kwargs):
+        pairs = [(x.numpy(), y.numpy()) for x, y in batches]
+        seen.append([np.concatenate(part) for part in zip(*pairs)])
+
+    monkeypatch.setattr(keras.Sequential, "fit", spy)
+    for memory in (7, 200):
+        seen.clear()
+        run("naive", "replay", scenario="class", memory=memory, epochs=20)
+        (naive_x, _), _, (x, y), (both, labels) = seen
+        np.testing.assert_array_equal(x, naive_x)
+        # In each batch 10 of the task, then 10 of the memory.
+        new, old = labels.reshape(40, 2, 10).transpose(1, 0, 2)
+        assert {*new.ravel()} == {*B} and {*old.ravel()} == {*A}
+        images = both.reshape(40, 2, 10, 9)[:, 1]
+        drawn = {
+            label: {image.tobytes() for image in images[old == label]}
+            for label in A
+        }
+        known = {image.tobytes() for image in x}
+        for label in A:
+            assert len(drawn[label]) == min(memory // 2, 10)
+            assert drawn[label] <= known
+
+
+def bright_rows(name, count=200):
+    """Ten classes: the brighter row of an image says which."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count, dtype="int32") % 10
+    images = rng.integers(0, 80, (count, 10, 3, 1), "uint8")
+    images[np.arange(count), labels] += 120
+    part = data.Split(images, labels)
+    return data.Data(name, 10, part, part)
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_replay_remembers_what_plain_training_forgets(scenario):
+    options = {
+        "methods": ("naive", "replay", "si-replay"),
+        **{"tasks": 2, "epochs": 30, "hidden": (30,), "batch_size": 20},
+        **{"jit": False, "scenario": scenario, "memory": 10, "strength": 0.01},
+        **{"learning_rate": 0.01},
+    }
+    resolved = config.resolve("smnist", "paper", options)
+    naive, replay, si_replay = runner.run(
+        resolved, dataset=bright_rows("mnist")
+    ).trials
+    # The first task is the same: there is nothing to remember yet.
+    assert naive.accuracy[0, 0] == replay.accuracy[0, 0] == 1
+    assert replay.accuracy[1].min() > 0.95
+    assert si_replay.accuracy[1].min() > 0.95
+    assert si_replay.importance and not replay.importance
+    if scenario == "class":
+        assert naive.accuracy[1].tolist() == [0, 1]
 
 
 def test_the_mask_of_a_joint_run_is_that_of_the_task(heard, monkeypatch):
@@ -311,7 +485,8 @@ def test_the_mask_of_a_joint_run_is_that_of_the_task(heard, monkeypatch):
         return original(model, config, outputs_by_task)
 
     monkeypatch.setattr(nets, "compile_classifier", spy)
-    for scenario in ("task", "class"):
-        run("joint", scenario=scenario)
+    for method in ("joint", "replay"):
+        for scenario in ("task", "class"):
+            run(method, scenario=scenario)
     run("naive")
-    assert asked == [[(0, 1), (2, 3)], None, None]
+    assert asked == [*2 * [[(0, 1), (2, 3)], None], None]

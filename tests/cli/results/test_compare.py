@@ -139,6 +139,20 @@ def test_other_data_are_named_where_nothing_else_says_so():
     assert [name for name, _ in named] == ["dataset"]
 
 
+def test_memories_are_compared_where_there_is_replay():
+    naive = make_results(make_trial("naive"), memory=None)
+    few = make_results(make_trial("replay"), memory=20)
+    many = make_results(make_trial("si-replay"), memory=200)
+    labelled = [("naive", naive), ("few", few), ("many", many)]
+    assert compare.differences(labelled) == []
+    assert compare.different_settings(labelled[:2]) == []
+    assert compare.different_settings(labelled) == [
+        ("memory", {"20": ["few"], "200": ["many"]})
+    ]
+    other = make_results(make_trial("replay", seed=1), memory=200)
+    assert len(compare.merge([("few", few), ("other", other)])) == 2
+
+
 def test_settings_are_compared_between_methods_that_use_them():
     naive = make_results(make_trial("naive"), strength=1.0, damping=1.0)
     l2 = make_results(make_trial("l2"), strength=2.0, damping=2.0)

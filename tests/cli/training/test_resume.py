@@ -131,6 +131,9 @@ def images_of_12(name, data_dir):
     ("benchmark", "method", "step", "given"),
     [
         ("smnist", "l2", 14, {"strength": 1.0}),
+        ("smnist", "ewc", 14, {"strength": 100.0}),
+        ("smnist", "replay", 14, {"scenario": "task", "memory": 9}),
+        ("smnist", "si-replay", 14, {"scenario": "class", "strength": 1.0}),
         ("smnist", "scratch", 14, {}),
         ("smnist", "joint", 20, {}),
         ("smnist", "naive", 8, {"epochs": None, "steps": 9}),

@@ -1,0 +1,25 @@
+"""Experience replay: a small memory of earlier tasks."""
+
+from .method import Method
+
+
+class Replay(Method):
+    """Plain training on the new task and a memory of the earlier ones.
+
+    The memory has `--memory` training images in all, shared equally by the
+    classes met so far and chosen by the seed. From the second task on, each
+    batch is the new task's and as many images drawn from the memory, and the
+    loss is the mean over both. There are as many steps as for other methods.
+    """
+
+    label = "replay"
+    summary = (
+        "plain training; each batch of a later task has as many images of a "
+        "memory of the earlier ones"
+    )
+    source = (
+        "experience replay of Chaudhry et al. 2019, with equal shares of the "
+        "memory for all classes"
+    )
+    uses = ("memory",)
+    mixes_tasks = True
