@@ -31,7 +31,7 @@ from keras_si_cli.experiments import config
 from keras_si_cli.results import figures
 from keras_si_cli.results.results import Results
 from keras_si_cli.training import folder as folders
-from keras_si_cli.training import progress, runner
+from keras_si_cli.training import progress, runner, start
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -121,6 +121,7 @@ def run(options, folder):
     given = {
         "methods": (options.method,),
         "strength": options.strength,
+        "precision": options.precision,
         "tasks": options.tasks,
         "steps": options.steps,
         "hidden": options.hidden and tuple(options.hidden),
@@ -230,6 +231,7 @@ def main():
     runs.add_argument("--method", default="si")
     runs.add_argument("--strength", type=float)
     runs.add_argument("--decay", type=float)
+    runs.add_argument("--precision")
     runs.add_argument("--tasks", type=int, default=50)
     runs.add_argument("--steps", type=int, help="steps a task; a small trial")
     runs.add_argument("--hidden", type=int, nargs="+")
@@ -237,6 +239,7 @@ def main():
     draws.add_argument("folders", type=pathlib.Path, nargs="+")
     draws.add_argument("--output", type=pathlib.Path, required=True)
     options = parser.parse_args()
+    start.import_quietly()
     if options.what == "run":
         run(options, options.folder)
         drawn = [options.folder]

@@ -225,6 +225,7 @@ def main():
     story = stories.STORIES[options.story]
     if options.quick:
         story = story.quick()
+    start.import_quietly()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / RECORD
     # As JSON has it, to be compared with what is read.

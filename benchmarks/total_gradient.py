@@ -161,6 +161,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a small trial")
     options = parser.parse_args()
+    start.import_quietly()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / RECORD
     record = {"command": shlex.join(["python", *sys.argv])}
