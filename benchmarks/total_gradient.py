@@ -5,7 +5,9 @@ takes the gradient of the task's loss alone, and importance is rectified. The
 SI of van de Ven & Tolias 2018 (arXiv:1809.10635) takes the gradient of the
 total loss, penalty included, and does not rectify: so it is in the branch
 `preprints` of their code. Their split MNIST with their c and xi (the preset
-`vandeven`), with each of the four combinations, beside what they published:
+`vandeven`), with each of the four combinations, beside what they published. A
+fifth row has their initial weights, too: kernels and biases uniform within
+1 / sqrt(inputs), PyTorch's default, in place of Keras's.
 
     python benchmarks/total_gradient.py --output FOLDER
 
@@ -21,8 +23,9 @@ import sys
 
 # Sets the environment before Keras is imported.
 import step_time  # noqa: F401  # isort: skip
+import numpy as np
 from keras_si_cli import files
-from keras_si_cli.experiments import config
+from keras_si_cli.experiments import config, nets
 from keras_si_cli.experiments import data as datasets
 from keras_si_cli.results.results import spread
 from keras_si_cli.training import runner, start
@@ -31,25 +34,27 @@ from keras_si import equations, state
 
 # Table 3 of arXiv:1809.10635: mean and standard error of 20 seeds.
 PUBLISHED = {"task": "99.14 ± 0.11", "domain": "63.77 ± 1.18"}
-# Whether the gradient is that of the total loss, and whether to rectify.
+SWITCHES = ("total_gradient", "rectified", "their_initial_weights")
 VARIANTS = {
-    "task's gradient, rectified (keras-si)": (False, True),
-    "total gradient, rectified": (True, True),
-    "task's gradient, not rectified": (False, False),
-    "total gradient, not rectified (theirs)": (True, False),
+    "task's gradient, rectified (keras-si)": (False, True, False),
+    "total gradient, rectified": (True, True, False),
+    "task's gradient, not rectified": (False, False, False),
+    "total gradient, not rectified (theirs)": (True, False, False),
+    "the same, with their initial weights": (True, False, True),
 }
 RECORD, TABLE = "total_gradient.json", "table.md"
 QUICK = {"tasks": 3, "steps": 20, "hidden": (16,)}
 
 
 @contextlib.contextmanager
-def variant(total, rectified):
+def variant(total_gradient, rectified, their_initial_weights=False):
     """Lets keras-si compute it that way, for models made from here on.
 
     This reaches into what is private to keras-si, for a comparison alone.
     """
     accumulate = state.SIState.accumulate
     consolidate = equations.consolidate
+    build = nets.build
 
     def accumulate_total(self, slot, gradient, before, stepped):
         pull = self.penalty_gradient(slot, before)
@@ -61,8 +66,20 @@ def variant(total, rectified):
         change = (weights - reference) ** 2 + damping
         return importance + path_integral / change
 
+    def build_as_theirs(config, *others):
+        model = build(config, *others)
+        rng = np.random.default_rng(config.seed)
+        for layer in model.layers:
+            if hasattr(layer, "kernel"):
+                limit = layer.kernel.shape[0] ** -0.5
+                for weights in (layer.kernel, layer.bias):
+                    weights.assign(rng.uniform(-limit, limit, weights.shape))
+        return model
+
     try:
-        if total:
+        if their_initial_weights:
+            nets.build = build_as_theirs
+        if total_gradient:
             state.SIState.accumulate = accumulate_total
         if not rectified:
             equations.consolidate = consolidate_unrectified
@@ -70,17 +87,18 @@ def variant(total, rectified):
     finally:
         state.SIState.accumulate = accumulate
         equations.consolidate = consolidate
+        nets.build = build
 
 
 def measure(record, save, options, data):
     """Fills `record["runs"]`, and calls `save` after each run."""
-    keys = ("scenario", "total_gradient", "rectified", "seed")
+    keys = ("scenario", "seed", *SWITCHES)
     done = {tuple(run[key] for key in keys) for run in record["runs"]}
     # Seed by seed, so that a part of it is a comparison, too.
     for seed in range(options.seeds):
         for scenario in options.scenario:
-            for total, rectified in VARIANTS.values():
-                key = (scenario, total, rectified, seed)
+            for name, switches in VARIANTS.items():
+                key = (scenario, seed, *switches)
                 if key in done:
                     continue
                 chosen = config.resolve(
@@ -93,7 +111,7 @@ def measure(record, save, options, data):
                         **(QUICK if options.quick else {}),
                     },
                 )
-                with variant(total, rectified):
+                with variant(*switches):
                     (trial,) = runner.run(chosen, dataset=data).trials
                 # NaN, of a run that diverged, becomes null.
                 accuracy = trial.final_average_accuracy
@@ -108,9 +126,8 @@ def measure(record, save, options, data):
                     }
                 )
                 print(
-                    f"{scenario:<8}seed {seed}  c, % "
-                    f"{chosen.strength:7.2f}{100 * accuracy:8.2f}  "
-                    f"total {total!s:<6}rectified {rectified}",
+                    f"{scenario:<8}seed {seed}  c, accuracy"
+                    f"{chosen.strength:8.2f}{100 * accuracy:8.2f}  {name}",
                     flush=True,
                 )
                 save()
@@ -130,7 +147,7 @@ def table(record):
                 run["average_accuracy"]
                 for run in record["runs"]
                 if run["scenario"] == scenario
-                and (run["total_gradient"], run["rectified"]) == switches
+                and tuple(run[switch] for switch in SWITCHES) == switches
             ]
             of = spread([a for a in found if a is not None and a == a])
             cell = f"{100 * of['mean']:.2f}"

@@ -152,7 +152,7 @@ def _omega_and_steps(strength=3.0, learning_rate=0.1):
 
 @only_on("tensorflow")
 def test_the_total_gradient_makes_omega_the_squared_steps(benchmark):
-    with benchmark("total_gradient").variant(total=True, rectified=True):
+    with benchmark("total_gradient").variant(True, rectified=True):
         omega, squares = _omega_and_steps()
     np.testing.assert_allclose(omega, squares / 0.1, rtol=1e-4)
     omega, squares = _omega_and_steps()
@@ -161,7 +161,7 @@ def test_the_total_gradient_makes_omega_the_squared_steps(benchmark):
 
 def test_without_rectification_importance_may_be_negative(benchmark):
     arguments = (1.0, -2.0, 0.5, 1.0, 0.25)
-    with benchmark("total_gradient").variant(total=False, rectified=False):
+    with benchmark("total_gradient").variant(False, rectified=False):
         assert float(equations.consolidate(*arguments)) == -3
     assert float(equations.consolidate(*arguments)) == 0
 
