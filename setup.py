@@ -97,8 +97,8 @@ setup(
         "docs": [
             "l2m4m>=1.0.4",
             "mkdocs-click>=0.9",
-            "mkdocs-material>=9.8",
             "mkdocstrings[python]>=1.0",
+            "zensical>=0.0.73",
         ],
         "cuda": [
             f"tensorflow[and-cuda]>={TENSORFLOW}; platform_system == 'Linux'"

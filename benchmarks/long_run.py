@@ -40,7 +40,7 @@ class Table(progress.Progress):
         self._started = time.process_time()
         self._steps = 0
 
-    def step(self, epoch, logs):
+    def step(self, epoch, logs, share):
         self._steps += 1
 
     def evaluating(self):

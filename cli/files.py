@@ -34,8 +34,7 @@ def write_atomically(
 
     Args:
         path: The file.
-        content: Bytes, or a callable that writes to the binary file it is
-            given.
+        content: Bytes, or a callable that writes to an open binary file.
 
     Raises:
         RunError: If the file could not be written. The old one is as it was.
@@ -51,7 +50,7 @@ def write_atomically(
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-        # The disk must know the new name, too: a power cut may follow.
+        # The disk must have the new name, too: a power cut may follow.
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -63,8 +62,9 @@ def write_atomically(
         if not isinstance(error, OSError):
             raise
         raise RunError(
-            f"{path} could not be written ({error.strerror or error}); make "
-            "room, or see that its folder is there and can be written"
+            f"{path} could not be written ({error.strerror or error}); check "
+            "that the disk has space, and that the folder exists and can be "
+            "written"
         ) from error
 
 
@@ -105,17 +105,3 @@ def read_json(path: Path) -> Record:
     if not isinstance(content, dict):
         raise DamagedFile(path, "it has no JSON object")
     return content
-
-
-def remove(path: Path) -> None:
-    """Removes a file, if it is there.
-
-    Raises:
-        RunError: If it cannot be removed.
-    """
-    try:
-        pathlib.Path(path).unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{path} could not be removed ({error.strerror})"
-        ) from error

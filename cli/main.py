@@ -4,15 +4,16 @@ What is heavy is imported inside the commands, after the options have been
 checked: `--help` and a wrong option answer at once.
 """
 
-import os
+import contextlib
 import shlex
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from . import options
-from .errors import Interrupted, OptionError
+from .errors import Interrupted
 from .experiments import config
 from .options import option
 
@@ -20,19 +21,30 @@ from .options import option
 class _Main(click.Group):
     """Says in one line what is wrong; Ctrl-C ends with 130."""
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _in_one_line():
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except click.exceptions.NoArgsIsHelpError:
-            raise
-        except click.UsageError as error:
-            message = " ".join(error.format_message().split())
-            where = (error.ctx or ctx).command_path
-            told = click.ClickException(f"{message} (see {where} --help)")
-            told.exit_code = error.exit_code  # type: ignore[misc]
-            raise told from None
+            with _in_one_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        message = " ".join(error.format_message().split())
+        where = error.ctx.command_path if error.ctx else "keras-si"
+        short = click.ClickException(f"{message} (see {where} --help)")
+        short.exit_code = error.exit_code  # type: ignore[misc]
+        raise short from None
 
 
 @click.group(
@@ -52,7 +64,7 @@ Exit codes:
   130  Ctrl-C.
 
 \b
-Tab completion in bash, and with zsh_source in zsh:
+Tab completion in bash:
   eval "$(_KERAS_SI_COMPLETE=bash_source keras-si)"
 """,
 )
@@ -84,10 +96,14 @@ Files, in the folder of --output:
 )
 @options.protocol
 @options.methods("si", "naive")
-@option("--strength", options.STRENGTH, "The paper's c.")
-@option("--damping", options.POSITIVE, "The paper's xi.")
 @option(
-    "--output", options.FOLDER, "For results.  [default: runs/BENCHMARK-<time>]"
+    "--strength", options.STRENGTH, "SI's c; the strength of l2; EWC's lambda."
+)
+@option("--damping", options.POSITIVE, "SI's xi.")
+@option(
+    "--output",
+    options.FOLDER,
+    "Folder for the results.  [default: runs/BENCHMARK-<time>]",
 )
 @click.option(
     "--overwrite",
@@ -126,26 +142,18 @@ Example:
   keras-si resume runs/pmnist-20250131-120000
 """
 )
-@click.argument(
-    *("folder",), metavar="DIR", type=click.Path(exists=True, file_okay=False)
-)
+@click.argument("folder", metavar="DIR", type=options.FOLDER)
 def resume(folder: str) -> None:
     """Continue the run in DIR, which was interrupted.
 
     On the same machine it ends with the accuracies that it would have had
     without interruption: on CPUs always, on GPUs if it is --deterministic. At
-    most one epoch is trained again.
+    most one epoch is trained again; with --steps, one task.
     """
     from . import training
     from .training import folder as folder_module
 
     resolved, command = folder_module.read_config(folder)
-    if resolved.data_dir and not os.path.isdir(resolved.data_dir):
-        raise OptionError(
-            "--data-dir",
-            f"the run was begun with {resolved.data_dir}, which is no folder "
-            "now; make the data available there again",
-        )
     training.train(resolved, folder, resume=True, command=command)
 
 
@@ -158,17 +166,14 @@ Examples:
 """
 )
 @click.argument(
-    *("runs",),
+    "runs",
     metavar="DIR...",
     nargs=-1,
     required=True,
     type=click.Path(exists=True),
 )
-@option("--output", click.Path(), "Also draw them into a .png or .svg.")
-@option(
-    *("--html", click.Path()),
-    "Also write all there is to see into one page, which needs no network.",
-)
+@option("--output", options.FILE, "Also draw the runs into this .png or .svg.")
+@option("--html", options.FILE, "Also write a page, which needs no network.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def report(
     runs: tuple[str, ...],
@@ -186,6 +191,7 @@ def report(
         folder.check_file("--output", output, (".png", ".svg"), overwrite)
     if html is not None:
         folder.check_file("--html", html, (".html", ".htm"), overwrite)
+    folder.check_results(runs)
     start.import_quietly()
     from rich.console import Console
     from rich.text import Text
@@ -196,12 +202,12 @@ def report(
 
     labelled = compare.load(runs)
     console = Console(highlight=False)
-    console.print(tables.comparison_table(labelled, console.width))
+    console.print(tables.comparison_table(labelled))
     console.print()
     for line in tables.comparison_notes(labelled):
         console.print(Text(line))
     if output is not None:
-        figures.write_figure(labelled, output)
+        figures.save(figures.average_figure(labelled), output)
         print(f"figure: {output}")
     if html is not None:
         files.write_atomically(html, page_module.page(labelled).encode())
@@ -218,30 +224,21 @@ Examples:
 )
 @options.protocol
 @options.methods("si")
-@option(
-    "--strength",
-    options.Several(options.STRENGTH),
-    "Values to try.",
-    metavar="C,...",
-)
-@option(
-    "--damping",
-    options.Several(options.POSITIVE),
-    "Values to try.",
-    metavar="XI,...",
-)
-@option(
-    *("--trials", click.IntRange(0)),
-    "How many settings of each method to search besides.",
-    default=0,
-)
+@option("--strength", options.STRENGTHS, "Values to try.", metavar="C,...")
+@option("--damping", options.DAMPINGS, "Values to try.", metavar="XI,...")
+@option("--trials", click.IntRange(0), "More settings to search.", default=0)
 @option("--jobs", options.COUNT, "How many processes to start here.", default=1)
 @option(
-    *("--storage", str),
-    "A journal file or the URL of a database, which processes and machines "
-    "share.  [default: a journal in the folder]",
+    "--storage",
+    str,
+    "Journal file or database URL that processes and machines share.  "
+    "[default: a journal in the folder]",
 )
-@option("--output", options.FOLDER, "[default: runs/tune-BENCHMARK-<time>]")
+@option(
+    "--output",
+    options.FOLDER,
+    "Folder for the search.  [default: runs/tune-BENCHMARK-<time>]",
+)
 def tune(
     benchmark: str,
     preset: str,

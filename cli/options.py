@@ -1,12 +1,13 @@
 """The options that `run` and `tune` have both, and their types."""
 
+import functools
 import math
-from collections.abc import Callable
+import re
 from typing import Any
 
 import click
 
-from .experiments import config
+from .experiments.config import MEMORY, OUTPUT_WEIGHTS, PRECISIONS
 from .experiments.presets import BENCHMARKS, SCENARIOS
 from .methods import METHODS
 
@@ -35,21 +36,30 @@ class Several(click.ParamType):  # type: ignore[type-arg]
         return tuple(self.of(part, param, ctx) for part in value.split(","))
 
 
-COUNT, FOLDER = click.IntRange(1), click.Path(file_okay=False)
+class DatasetName(click.ParamType):  # type: ignore[type-arg]
+    """What TFDS can find; it may have a /configuration and a :version."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*(/[\w+.-]+)?(:[0-9.*]+)?", value):
+            self.fail(
+                f"{value!r} is no TFDS name, like cifar10, emnist/letters or "
+                "mnist:3.0.1.",
+                param,
+                ctx,
+            )
+        return str(value)
+
+
+COUNT = click.IntRange(1)
+FILE, FOLDER = click.Path(dir_okay=False), click.Path(file_okay=False)
 STRENGTH, POSITIVE = Number(min=0), Number(min=0, min_open=True)
+STRENGTHS, DAMPINGS = Several(STRENGTH), Several(POSITIVE)
 
 
 def option(flag: str, kind: Any, text: str, **more: Any) -> Any:
     return click.option(flag, type=kind, help=text, **more)
-
-
-def _adding(*options: Any) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 def methods(*default: str) -> Any:
@@ -63,16 +73,18 @@ def methods(*default: str) -> Any:
     )
 
 
-# What `run` and `tune` have both; where no default is shown, the preset's.
-protocol = _adding(
+# Where no default is shown, it is the preset's.
+PROTOCOL = (
     click.argument("benchmark", type=click.Choice(list(BENCHMARKS))),
     option(
-        *("--preset", click.Choice(PRESETS)),
+        "--preset",
+        click.Choice(PRESETS),
         "Defaults for the options; `keras-si list` shows them.",
         default=PRESETS[0],
     ),
     option(
-        *("--scenario", click.Choice(list(SCENARIOS))),
+        "--scenario",
+        click.Choice(list(SCENARIOS)),
         "What the net knows about the task; `keras-si list` explains each.  "
         "[default: the paper's]",
     ),
@@ -83,56 +95,63 @@ protocol = _adding(
     ),
     option("--batch-size", COUNT, "Training batch size."),
     option(
-        *("--hidden", Several(COUNT)),
+        "--hidden",
+        Several(COUNT),
         "Units of each hidden dense layer, as in 2000,2000.",
         metavar="UNITS,...",
     ),
     option("--learning-rate", POSITIVE, "Adam's learning rate."),
-    click.option(
+    option(
         "--reset-optimizer/--keep-optimizer",
+        bool,
+        "Zero Adam's state between tasks, or keep it.",
         default=None,
-        help="Zero Adam's state between tasks, or keep it.",
     ),
     option(
-        *("--output-weights", click.Choice(config.OUTPUT_WEIGHTS)),
+        "--output-weights",
+        click.Choice(OUTPUT_WEIGHTS),
         "How the weights of the outputs start.",
     ),
     option(
-        # Images of MNIST's size take 60 times their memory at most.
-        *("--padding", click.IntRange(0, 100)),
-        "Add so many black pixels on each side of the images.",
+        "--padding",
+        click.IntRange(0, 100),  # At most 60 times the memory for MNIST.
+        "Black pixels to add on each side of the images.",
     ),
     option(
-        *("--memory", COUNT),
+        "--memory",
+        COUNT,
         "Images of earlier tasks that replay keeps, in all.  "
-        f"[default: {config.MEMORY}]",
+        f"[default: {MEMORY}]",
     ),
     option(
-        *("--seed", click.IntRange(0, config.MAX_SEED)),
+        "--seed",
+        click.IntRange(0, 2**31),  # Keras takes 32 bits.
         "Decides weights, tasks and the order of the data.",
         default=0,
     ),
+    option("--seeds", COUNT, "Number of seeds, from --seed up.", default=1),
     option(
-        "--seeds", COUNT, "Number of seeds, counted up from --seed.", default=1
-    ),
-    option(
-        *("--dataset", str),
+        "--dataset",
+        DatasetName(),
         "A TFDS image classification dataset, with images of one size.  "
         "[default: the benchmark's]",
     ),
     option(
-        *("--data-dir", click.Path(exists=True, file_okay=False)),
+        "--data-dir",
+        click.Path(exists=True, file_okay=False),
         "TFDS data folder; a missing dataset is downloaded to it.",
     ),
     option(
-        *("--precision", click.Choice(config.PRECISIONS)),
+        "--precision",
+        click.Choice(PRECISIONS),
         "Keras dtype policy.",
-        default=config.PRECISIONS[0],
+        default=PRECISIONS[0],
     ),
-    click.option(
+    option(
         "--jit/--no-jit",
+        bool,
+        "Compile with XLA, or not.  [default: Keras decides]",
         default=None,
-        help="Compile with XLA, or not.  [default: Keras decides]",
     ),
     click.option(
         "--deterministic",
@@ -141,3 +160,8 @@ protocol = _adding(
         "are.",
     ),
 )
+
+
+def protocol(command: Any) -> Any:
+    """Adds what `run` and `tune` have both to a command."""
+    return functools.reduce(lambda c, add: add(c), reversed(PROTOCOL), command)

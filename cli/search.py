@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
-import json
 import multiprocessing
 import os
 import pathlib
@@ -21,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from . import files
 from .errors import OptionError
 from .experiments.config import RunConfig
 from .methods import METHODS
@@ -54,7 +54,7 @@ class Search:
     """What a command asks for; each of its processes gets it.
 
     Args:
-        config: The protocol with one method; what to try if nothing is given.
+        config: The protocol, with the value of what is not `given`.
         given: The values to try, by `"strength"` and `"damping"`.
         trials: How many settings to search besides.
         storage: A journal file or a database URL.
@@ -75,7 +75,7 @@ class Search:
     def protocol(self) -> dict[str, Any]:
         options = self.config.to_dict()
         kept = {n: v for n, v in options.items() if n not in NOT_PROTOCOL}
-        return dict(json.loads(json.dumps(kept)))  # Tuples become lists.
+        return dict(files.as_json(kept))
 
     @property
     def _values(self) -> dict[str, Sequence[float]]:
@@ -101,11 +101,7 @@ class Search:
         return limits
 
     def study(self, data: str | None = None) -> optuna.Study:
-        """Opens or makes the study; ties it to the protocol and the data.
-
-        Raises:
-            OptionError: If it cannot be opened or is tied to others.
-        """
+        """Opens or makes the study; ties it to the protocol and the data."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -121,12 +117,12 @@ class Search:
         except Exception as error:  # Each database has errors of its own.
             reason = f"{self.storage} cannot be used: {error!r}"
             raise OptionError("--storage", reason.splitlines()[0]) from error
-        found = study.user_attrs.get("protocol", {})
-        now = {**self.protocol, "data": data or found.get("data")}
+        now = {**self.protocol, **({"data": data} if data else {})}
+        found = study.user_attrs.get("protocol", now)
         different = [
-            f"{name} {found.get(name)}, now {now.get(name)}"
-            for name in sorted({*found, *now})
-            if found and found.get(name) != now.get(name)
+            f"{name} {found.get(name)}, now {now[name]}"
+            for name in now
+            if found.get(name) != now[name]
         ]
         if different:
             raise OptionError(

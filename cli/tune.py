@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
+import importlib.util
 import multiprocessing
 import os
 import pathlib
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from . import files
 from . import search as searches
 from .errors import Interrupted, OptionError, RunError
-from .experiments.config import RunConfig
-from .search import Search, Setting, best, setting_of
+from .experiments.config import HELD_OUT, RunConfig
+from .search import Search, best, setting_of
 from .training import start
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 JOURNAL, RECORD, SCHEMA = "search.log", "search.json", 2
-JUDGED_ON = "the last sixth of the training data, held out"
 # Options that `run` does not have or has other values for, as `shlex` joins.
 NOT_OF_RUN = re.compile(
     r" ?--(method|strength|damping|trials|storage|jobs|output)"
@@ -52,11 +51,9 @@ def tune(
     Without a storage, there is a journal in the folder `output`. `arguments`
     are the command line after the word `tune`.
     """
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        hint = 'tune needs Optuna: pip install "keras-si[tune]"'
-        raise RunError(hint) from None
+    # Not imported yet: a wrong option is to be named at once.
+    if importlib.util.find_spec("optuna") is None:
+        raise RunError('tune needs Optuna: pip install "keras-si[tune]"')
     search = Search(
         dataclasses.replace(config, held_out=True),
         {"strength": strengths, "damping": dampings},
@@ -85,6 +82,7 @@ def tune(
 
 
 def _check(search: Search) -> None:
+    """Refuses what cannot be searched; makes the folder."""
     limits = search.limits.values()
     if len(search.config.methods) > 1 or not limits:
         raise OptionError(
@@ -152,16 +150,15 @@ def _processes(search: Search, jobs: int) -> int:
     finally:
         signal.signal(signal.SIGINT, before)
         for child in children:
-            if child.is_alive():
-                child.terminate()
-                child.join()
+            child.terminate()
+            child.join()
     return sum(child.exitcode != 0 for child in children)
 
 
 def _child(search: Search, jobs: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _work(search, max(1, len(os.sched_getaffinity(0)) // jobs))
+        _work(search, max(1, start.cores() // jobs))
     except KeyboardInterrupt:
         sys.exit(Interrupted.exit_code)
     except (OptionError, RunError) as error:
@@ -207,7 +204,7 @@ def _show(
     leader = best(trials)
     record = {
         "schema": SCHEMA,
-        "judged_on": JUDGED_ON,
+        "judged_on": HELD_OUT,
         "protocol": search.protocol,
         "points": [
             {
@@ -222,7 +219,7 @@ def _show(
     }
     files.write_json(search.folder / RECORD, record)
     console = Console(highlight=False)
-    lines = [f"judged on {JUDGED_ON}"]
+    lines = [f"judged on {HELD_OUT}"]
     if trials:
         console.print(_table(trials, leader))
     if any(trial.state.name in ("RUNNING", "WAITING") for trial in trials):
@@ -232,7 +229,7 @@ def _show(
         chosen = " ".join(f"--{n} {v!r}" for n, v in setting.items())
         chosen = f"--method {method} {chosen}"
         kept = NOT_OF_RUN.sub("", shlex.join(["run", *arguments]))
-        lines += [f"best: {chosen}", *_edges(trials, setting)]
+        lines += [f"best: {chosen}"]
         lines += ["on the test set:", f"  keras-si {kept} {chosen}"]
         _draw(method, trials, search.folder)
     for line in [*lines, f"search: {search.folder}"]:
@@ -253,17 +250,6 @@ def _table(trials: Sequence[FrozenTrial], leader: FrozenTrial | None) -> Table:
         note = "best" if trial is leader else escape(_note(trial))
         table.add_row(*cells, _percent(trial), note)
     return table
-
-
-def _edges(trials: Sequence[FrozenTrial], setting: Setting) -> list[str]:
-    """Says which values of the best setting have no neighbour on one side."""
-    tried = {n: {setting_of(trial)[n] for trial in trials} for n in setting}
-    return [
-        f"{name} {value:.4g} is the {word} tried: try beyond it"
-        for name, value in setting.items()
-        for word, extreme in (("largest", max), ("smallest", min))
-        if len(tried[name]) > 1 and value == extreme(tried[name])
-    ]
 
 
 def _draw(
@@ -291,10 +277,11 @@ def _draw(
         axes.yaxis.set_major_formatter("{x:g}")
         for across, up, accuracy in zip(x, y, accuracies, strict=True):
             axes.text(across, up, f"{accuracy:.2f}\n", ha="center")
-    axes.set(xlabel=varied[0], xscale="log", title=f"{method}: {JUDGED_ON}")
+    axes.set(xlabel=varied[0], xscale="log", title=f"{method}: {HELD_OUT}")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(0.15)
-    for kind in ("png", "svg"):
-        content = io.BytesIO()
-        figure.savefig(content, format=kind, dpi=160)
-        files.write_atomically(folder / f"search.{kind}", content.getvalue())
+    for kind in ("png", "svg"):  # Our figures would import Keras.
+        files.write_atomically(
+            folder / f"search.{kind}",
+            functools.partial(figure.savefig, format=kind, dpi=160),
+        )

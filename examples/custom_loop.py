@@ -2,7 +2,7 @@
 
 Three things are SI's: `si.set_model(model)` before the first step, steps taken
 with `model.optimizer`, and `si.consolidate()` where a task ends. The loss is
-that of the task alone: SI's optimizer adds the gradient of its penalty itself.
+the task's alone: SI's optimizer adds the gradient of its penalty itself.
 """
 
 import os

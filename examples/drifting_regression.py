@@ -47,7 +47,7 @@ for name, callbacks in {
     model.fit(
         x, y, batch_size=50, shuffle=False, callbacks=callbacks, verbose=0
     )
-    # Not the loss, which holds the penalty.
+    # Not the loss, which includes the penalty.
     mse = [
         model.evaluate(*data, batch_size=1000, verbose=0)[1]
         for data in (

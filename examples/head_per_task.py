@@ -1,9 +1,9 @@
 """One trunk, and a head for each of three tasks.
 
 All heads are one layer, with two outputs for each task. `OutputMask` lets only
-the outputs of the current task take part in the softmax, so that the heads of
-the others get no gradient at all; what the tasks share is the trunk, and that
-is what SI protects. In testing the net is told which task it is.
+the outputs of the current task take part in the softmax, so the heads of the
+other tasks get no gradient at all. The tasks share the trunk, which SI
+protects. In testing, the net knows which task it is.
 """
 
 import os

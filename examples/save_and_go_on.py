@@ -1,4 +1,4 @@
-"""Today a task is learned and the model saved; tomorrow it goes on.
+"""Today a task is learned and the model saved; tomorrow it continues.
 
 SI's state is in the `.keras` file. A new `SICallback` on the loaded model
 takes it up, and needs nothing but `import keras_si`. For comparison, the same

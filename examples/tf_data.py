@@ -1,6 +1,6 @@
 """Two tasks as `tf.data` pipelines: one pipeline is one `fit` is one task.
 
-The pipelines shuffle, add noise and repeat without end, so that
+The pipelines shuffle, add noise and repeat without end, so
 `steps_per_epoch` says how long an epoch is. SI sees steps, not the pipeline.
 """
 

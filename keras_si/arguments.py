@@ -228,7 +228,7 @@ def matches(
 
 
 def unique_names(variables: Iterable[keras.Variable]) -> list[str]:
-    """Returns the path of each variable, no two alike.
+    """Returns a name for each variable: its path, made unique.
 
     Keras allows two layers one path, in towers for instance: the second has
     the suffix `#2`, the third `#3`.

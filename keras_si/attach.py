@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import keras
+from keras import ops
 
 from keras_si import backend, diagnostics, replicas
 from keras_si.arguments import names_by_id
@@ -24,9 +25,9 @@ def attach(
 ) -> SIOptimizer:
     """Makes `model` train with SI, and returns its `SIOptimizer`.
 
-    State that the model carries already is taken up again: that of its own
-    SI optimizer, or what the variables' regularizers know after `compile`
-    gave the model a new optimizer.
+    A model that carries state already continues with it: with the state of its
+    own SI optimizer, or with what the variables' regularizers know after
+    `compile` gave the model a new optimizer.
 
     Args:
         model: A built, compiled `keras.Model`.
@@ -49,7 +50,7 @@ def attach(
     with replicas.scope(model):
         si_optimizer = _carrying_on(model, current, tracks)
     state = si_optimizer.state
-    state.check_not_erased()
+    diagnostics.check_not_erased(state)
     changed = si_optimizer.configure(damping, consolidate_every)
     if (
         not changed
@@ -150,18 +151,22 @@ def _refuse_hidden_accumulation(
             )
 
 
-# What is known of them.
+# What SI knows of them.
 
 
 def _take_up(model: keras.Model, state: SIState) -> None:
-    """Gives `state` all that is known of the model's variables by now."""
+    """Gives `state` all that SI knows of the model's variables."""
     names = names_by_id(model)
     state.names = [names[id(variable)] for variable in state.variables]
     links = {id(v): found for v in model.weights if (found := link_of(v))}
     others = {id(each.state): each.state for each in links.values()}
     others.pop(id(state), None)
     for other in others.values():
-        state.continue_from(other)
+        # Where the model stands in its task, and what a file knew.
+        diagnostics.check_not_erased(other)
+        state.due.assign(ops.maximum(state.due, other.due))
+        state.fit = other.fit
+        state.loaded |= other.loaded
     slots = {id(variable): i for i, variable in enumerate(state.variables)}
     beside = {id(v) for other in others.values() for _, v in other.others}
     newcomers = []

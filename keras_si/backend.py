@@ -90,8 +90,8 @@ def assign_if(
 ) -> None:
     """Assigns `values()` to `variables` where the scalar `condition` holds.
 
-    Elsewhere nothing is computed or written, so that a step which does not
-    need it does not pay for it.
+    Elsewhere nothing is computed or written, so a step that does not need it
+    does not pay for it.
     """
     name = keras.backend.backend()
     if name == "jax" and is_traced(condition):

@@ -1,13 +1,12 @@
 """Attaches Synaptic Intelligence to a model, and knows where tasks end."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_si import diagnostics, fit_hooks
 from keras_si.arguments import (
     Consolidate,
     Patterns,
@@ -19,13 +18,10 @@ from keras_si.arguments import (
     matches,
 )
 from keras_si.attach import attach, detach
-from keras_si.optimizer import SIOptimizer
-from keras_si.state import Fit, SIState, as_int
-
-Logs: TypeAlias = dict[str, Any]
+from keras_si.task_ends import TaskEnds
 
 
-class SICallback(keras.callbacks.Callback):
+class SICallback(TaskEnds):
     """Synaptic Intelligence for `model.fit`: learn a task, keep the others.
 
     While a task is learned, every tracked weight measures how much it
@@ -35,15 +31,15 @@ class SICallback(keras.callbacks.Callback):
     from their reference theta~. Zenke, Poole & Ganguli, "Continual Learning
     Through Synaptic Intelligence", ICML 2017.
 
-    By default one `fit` is one task, and one callback serves all of them. All
-    state is in the model (in its optimizer), so that `model.save` keeps it; a
-    new `SICallback` on a model that carries such state takes it up again.
+    By default one `fit` is one task, and one callback serves all tasks. All
+    state is in the model (in its optimizer), so `model.save` keeps it. A new
+    `SICallback` on a model with such state continues with it.
 
-    Importance scales with the loss: a loss should be the mean over the batch
-    (Keras's default), or `strength` wants scaling too.
+    Importance is in units of the loss, so all tasks should have a loss of one
+    scale (Keras's default, the mean over the batch, gives that).
 
     Args:
-        strength: c, at least 0. How strongly old tasks are held on to; 0
+        strength: c, at least 0. How strongly old tasks are protected; 0
             measures importance without using it. Settable between fits.
             Defaults to 0.1, the paper's value for permuted MNIST.
         damping: xi, above 0. Keeps importance bounded where a weight hardly
@@ -89,16 +85,11 @@ class SICallback(keras.callbacks.Callback):
         include: Patterns | None = None,
         exclude: Patterns | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(check_consolidate(consolidate))
         self._strength = check_strength(strength)
         self._damping = check_damping(damping)
-        self._consolidate = check_consolidate(consolidate)
         self._include = check_patterns("include", include)
         self._exclude = check_patterns("exclude", exclude)
-        self._optimizer: SIOptimizer | None = None
-        self._warned: set[str] = set()
-        self._continues = self._is_called_last = False
-        self._epoch_has_begun = self._is_broken = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy has: the settings, and no model."""
@@ -111,7 +102,7 @@ class SICallback(keras.callbacks.Callback):
 
     @property
     def strength(self) -> float:
-        """c: how strongly old tasks are held on to. Settable between fits.
+        """c: how strongly old tasks are protected. Settable between fits.
 
         Raises:
             ValueError: If it is set to anything but a number of at least 0.
@@ -183,7 +174,7 @@ class SICallback(keras.callbacks.Callback):
     ) -> None:
         """Protects what the weights of now have learned without SI.
 
-        Ends the task as `consolidate()` does, so that theta~ is theta, and
+        Ends the task as `consolidate()` does, which makes theta~ theta, and
         adds `scale * importance` to Omega. Use it on a model that was trained
         before, with what `fisher_importance` estimates; SI continues there.
         The importance of several outputs or data sets adds up. A task that SI
@@ -220,7 +211,9 @@ class SICallback(keras.callbacks.Callback):
         Raises:
             ValueError: If no model is attached.
         """
-        self._attached().reset_inner_optimizer()
+        optimizer = self._attached()
+        optimizer.reset_inner_optimizer()
+        optimizer.state.forget_micro_batches()
 
     def detach(self) -> None:
         """Gives the model its own optimizer and regularizers back.
@@ -236,7 +229,7 @@ class SICallback(keras.callbacks.Callback):
     # Hooks.
 
     def set_model(self, model: keras.Model) -> None:
-        """Attaches SI to a built, compiled model, or takes its state up again.
+        """Attaches SI to a built, compiled model, or continues with its state.
 
         `fit` does it by itself. Call it before a training loop of your own,
         `train_on_batch`, or to look at a loaded model's state.
@@ -258,90 +251,6 @@ class SICallback(keras.callbacks.Callback):
         if model is not None and model.built:
             self._attach()
 
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._is_called_last = fit_hooks.call_last_in_this_fit(
-            self.model, self._end_fit, owner=self
-        )
-        if self._optimizer is not None:
-            self._begin_fit()
-
-    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        # Not in `on_train_begin`: callbacks listed after this one may restore
-        # weights there.
-        fit_hooks.forget_initial_epoch(self.model)
-        self._epoch_has_begun = False
-
-    def on_train_batch_begin(
-        self, batch: int, logs: Logs | None = None
-    ) -> None:
-        # Here, when all callbacks have begun the epoch: `SwapEMAWeights` puts
-        # the weights back only then.
-        if self._epoch_has_begun:
-            return
-        self._epoch_has_begun = True
-        if self._optimizer is None:
-            fit_hooks.build_before_first_step(self.model, self._begin_unbuilt)
-        else:
-            self._begin_epoch()
-
-    def _begin_unbuilt(self) -> None:
-        self._attach()
-        self._begin_fit()
-        self._begin_epoch()
-
-    def _begin_fit(self) -> None:
-        if self._continues:
-            diagnostics.warn_of_interrupted_fit()
-            self._state.due.assign(0)
-        self._state.fit = Fit.RUNNING if self._ends_tasks else Fit.NONE
-
-    @property
-    def _ends_tasks(self) -> bool:
-        return self._consolidate in ("train_end", "epoch_end")
-
-    def _begin_epoch(self) -> None:
-        state = self._state
-        self._end_task_if_due()
-        if self._consolidate == "epoch_end" and state.steps_of_task():
-            self._consolidate_now()
-        state.refresh_penalties()
-        self._counts_at_begin = self._counts()
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        if not self._epoch_has_begun:
-            return  # there was no batch
-        state = self._state
-        if logs is not None:
-            logs["si_penalty"] = state.penalty()
-        counts = self._counts()
-        if counts is not None and counts == self._counts_at_begin:
-            diagnostics.warn_of_no_step()
-        self._is_broken = bool(diagnostics.warn_of_nonfinite(state))
-
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        if self._optimizer is None or not self._epoch_has_begun:
-            return
-        if self._is_broken or self._consolidate is None:
-            return  # the first was said; `consolidate()` ends the second's
-        if isinstance(self._consolidate, int):
-            diagnostics.warn_of_doubts(
-                self.model, self._state, self._warned, unsaid=("one step",)
-            )
-        elif not np.isfinite((logs or {}).get("loss", 0.0)):
-            diagnostics.warn_of_nonfinite_loss()
-        else:
-            # What another callback saves now, is of a task that has ended.
-            self._state.due.assign(1)
-            if not self._is_called_last:
-                self._end_fit()
-
-    def _end_fit(self) -> None:
-        """After all other callbacks' `on_train_end`: they may set weights."""
-        self._is_called_last = False
-        if self._optimizer is not None and as_int(self._state.due):
-            self._state.fit = Fit.ENDED
-            self._consolidate_now()
-
     # Attaching.
 
     def _attach(self) -> None:
@@ -352,15 +261,9 @@ class SICallback(keras.callbacks.Callback):
             self._damping,
             every if isinstance(every, int) else None,
         )
-        state = self._state
-        self._end_task_if_due()
-        self._continues = (
-            self._ends_tasks
-            and state.fit is Fit.RUNNING
-            and state.steps_of_task() > 0
-        )
-        state.strength.assign(self._strength)
-        state.refresh_penalties()
+        self._continue_task()
+        self._state.strength.assign(self._strength)
+        self._state.refresh_penalties()
 
     def _tracks(self, variable: keras.Variable, name: str) -> bool:
         include, exclude = self._include, self._exclude
@@ -368,58 +271,7 @@ class SICallback(keras.callbacks.Callback):
             exclude is not None and matches(exclude, variable, name)
         )
 
-    def _attached(self) -> SIOptimizer:
-        """Returns the SI optimizer; its variables hold the values of now."""
-        if self._optimizer is None:
-            raise ValueError(
-                "This SICallback is not attached to a model. Pass it to "
-                "`model.fit(..., callbacks=[si])` first, or call "
-                "`si.set_model(model)` on a built, compiled model."
-            )
-        # Under JAX, variables are empty while an epoch runs, and what is
-        # assigned to them is lost, until the model is asked for.
-        self.model  # noqa: B018
-        return self._optimizer
-
     # State.
-
-    @property
-    def _state(self) -> SIState:
-        return self._attached().state
-
-    def _end_task_if_due(self) -> None:
-        """Carries out a consolidation that was not done when `fit` ended.
-
-        The model was saved between a task's end and its consolidation, or a
-        checkpoint from before the end was loaded after it.
-        """
-        state = self._state
-        state.check_not_erased()
-        if as_int(state.due) and state.fit is not Fit.RUNNING:
-            self._consolidate_now()
-
-    def _consolidate_now(
-        self, stacklevel: int = 2, unsaid: Iterable[str] = ()
-    ) -> None:
-        state = self._state
-        diagnostics.check_task_end(state, stacklevel)
-        diagnostics.warn_of_doubts(
-            self.model, state, self._warned, stacklevel, unsaid
-        )
-        state.consolidate()
-        # The weights are at their reference now.
-        state.penalties.assign(0 * state.penalties)
-
-    def _counts(self) -> list[float] | None:
-        """Returns counts that a step changes, also one that was skipped."""
-        optimizer = self._attached()
-        if optimizer.gradient_accumulation_steps:
-            return None
-        counts = [optimizer.iterations]
-        outer = self.model.optimizer
-        if outer is not optimizer:  # a loss scale, which may skip steps
-            counts += outer.variables[: -len(optimizer.variables)]
-        return [float(ops.convert_to_numpy(each)) for each in counts]
 
     def _read(self, name: str) -> dict[str, np.ndarray]:
         self._end_task_if_due()

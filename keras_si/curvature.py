@@ -1,9 +1,9 @@
 """A square root of the second derivative of each loss.
 
-z is what a model puts out for one sample, p the probabilities in it, H the
-second derivative of the sample's loss by z. For the losses here H depends on
-no label: it is the Fisher information of z. S is a square root of it, S S^T =
-H, and a a vector of random signs, so that the mean of (S a) (S a)^T is H.
+z is a model's output for one sample, p the probabilities in it, H the second
+derivative of the sample's loss by z. For the losses here H depends on no label:
+it is the Fisher information of z. S is a square root of it, S S^T = H. With a
+vector a of random signs, the mean of (S a) (S a)^T is H.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What a user is told: SI should never be without effect in silence."""
+"""Warnings and refusals: SI is never without effect in silence."""
 
 import warnings
 from collections.abc import Iterable
@@ -12,6 +12,18 @@ from keras_si.state import SIState
 
 def _warn(message: str, stacklevel: int = 3) -> None:
     warnings.warn(f"SICallback: {message}", stacklevel=stacklevel + 1)
+
+
+def check_not_erased(state: SIState) -> None:
+    """Refuses to continue with state that somebody has zeroed."""
+    if not float(ops.convert_to_numpy(state.damping)):
+        raise ValueError(
+            "SI's state was erased: all variables of `model.optimizer` were "
+            "set to 0, and importance, reference and strength are among them. "
+            "Use `si.reset_optimizer()` to reset the moments of your own "
+            "optimizer alone. What is lost comes back if you load it from a "
+            "file; or call `si.detach()` and begin again."
+        )
 
 
 # When a model is attached.
@@ -137,7 +149,7 @@ def _too_strong(state: SIState) -> str:
 
 def check_task_end(state: SIState, stacklevel: int) -> None:
     """Refuses to consolidate weights that are not finite."""
-    state.check_not_erased()
+    check_not_erased(state)
     broken = warn_of_nonfinite(state, stacklevel + 1)
     if broken:
         raise ValueError(

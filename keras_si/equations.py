@@ -31,8 +31,8 @@ def accumulate(
         before: theta when the gradient was taken.
         after: theta after the step that really happened.
 
-    A weight that left the finite numbers contributes nothing, so that the
-    sum over the good steps before it stays usable.
+    A weight that is no longer finite contributes nothing, so the sum over the
+    good steps before it stays usable.
 
     Examples:
         >>> float(accumulate(3.0, gradient=2.0, before=1.0, after=0.5))

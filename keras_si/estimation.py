@@ -26,7 +26,7 @@ from keras_si.arguments import (
 )
 from keras_si.equations import Tensor
 
-_SCALE = 1024.0  # so that no gradient of float16 is rounded to 0
+_SCALE = 1024.0  # or small gradients of float16 would be rounded to 0
 
 
 def fisher_importance(
@@ -131,7 +131,7 @@ def fisher_importance(
     return importance
 
 
-# One sample, and what there is to say of it all.
+# One sample; the output; the result.
 
 
 def _sample(x: Any, index: int) -> Any:

@@ -32,7 +32,7 @@ def call_last_in_this_fit(
         )
 
     def on_train_end(logs: Any = None) -> None:
-        # Nothing of it stays, so that a `History` can be pickled as ever.
+        # Nothing of it stays: a `History` can be pickled as before.
         del history.on_train_end
         history._si_was_called = True
         history.on_train_end(logs)

@@ -27,8 +27,8 @@ class OutputMask(keras.layers.Layer):
     Synaptic Intelligence", ICML 2017, section 4.1.
 
     Which outputs are active is a variable, `(units,)`, that is not trained:
-    `set_active` changes it between fits without tracing anything anew, and it
-    is saved with the model. At first all are active.
+    `set_active` changes it between fits without a new trace, and it is saved
+    with the model. At first all are active.
 
     The labels to be learned must be active outputs: the loss of any other is
     huge, and its gradient without meaning.

@@ -9,6 +9,7 @@ infinity, or lacks an entry that is needed. Where a single task leaves nothing
 to compare, transfer and forgetting are NaN.
 
 References:
+
 - Lopez-Paz & Ranzato, "Gradient Episodic Memory for Continual Learning",
   NeurIPS 2017, section 2 (ACC, BWT, FWT).
 - Chaudhry et al., "Riemannian Walk for Incremental Learning", ECCV 2018,

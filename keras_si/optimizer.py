@@ -34,7 +34,7 @@ class SIOptimizer(OptimizerWrapper):
         strength: c, a float, at least 0. Defaults to 0.1.
         damping: xi, a float, above 0. Defaults to 0.1.
         consolidate_every: Consolidate after this many optimizer steps, or
-            `None` (the default): only when told to.
+            `None` (the default): only when a callback asks for it.
         tracked: For each trainable variable whether SI tracks it, a list of
             bools, or `None` (the default): all.
         name: Name of the optimizer. Defaults to `"si_optimizer"`.
@@ -85,7 +85,8 @@ class SIOptimizer(OptimizerWrapper):
             )
             tracked = None
         self.tracked = tracked or [True] * len(variables)
-        self.state = SIState(
+        # Not by plain assignment: the inner optimizer may have a `state`, too.
+        self.__dict__["state"] = SIState(
             self,
             [
                 variable
@@ -157,26 +158,27 @@ class SIOptimizer(OptimizerWrapper):
         state = self.state
         scale = self.inner_optimizer.loss_scale_factor or 1.0
         task_gradients, before = {}, {}
-        for i, (gradient, variable) in enumerate(
-            zip(grads, variables, strict=True)
-        ):
-            slot = self._slots.get(self._var_key(variable))
+        for i, gradient in enumerate(grads):
+            slot = self._slots.get(self._var_key(variables[i]))
             if slot is None or gradient is None:
                 continue
             dtype = state.references[slot].dtype
-            before[slot] = ops.cast(ops.copy(variable), dtype)
+            # theta, and g: the gradient of the task's loss alone.
+            before[slot] = ops.cast(ops.copy(variables[i]), dtype)
             task_gradients[slot] = ops.cast(gradient, dtype) / scale
+            # + 2 c Omega (theta - theta~)
             pull = scale * state.penalty_gradient(slot, before[slot])
             grads[i] = gradient + ops.cast(pull, gradient.dtype)
         iterations = ops.copy(self.inner_optimizer.iterations)
-        self.inner_optimizer.apply(grads, variables)
+        self.inner_optimizer.apply(grads, variables)  # theta becomes theta'
         stepped = ops.not_equal(self.inner_optimizer.iterations, iterations)
         for slot, gradient in task_gradients.items():
+            # omega -= g (theta' - theta)
             state.accumulate(slot, gradient, before[slot], stepped)
         state.count_step(before, stepped)
         if self.consolidate_every is not None and self.is_used:
             state.consolidate_after(self.consolidate_every)
-        state.refresh_penalties()
+        state.refresh_penalties()  # what the next step's loss shows
 
     def configure(self, damping: float, consolidate_every: int | None) -> bool:
         """Sets xi, and after how many steps to consolidate within a step.

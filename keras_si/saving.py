@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_si.diagnostics import check_not_erased
 from keras_si.links import link_of
 from keras_si.state import SIState
 
@@ -24,12 +25,14 @@ FROZEN = "frozen"
 def save(
     state: SIState, variables: Sequence[keras.Variable], store: dict[str, Any]
 ) -> None:
-    """Writes `variables`, all those of `state`, and what is frozen."""
-    state.check_not_erased()
+    """Writes `variables`, which are all of `state`, and what is frozen."""
+    check_not_erased(state)
     merged = _merged_by_keras(state)
     for index, variable in enumerate(variables):
         array = ops.convert_to_numpy(variable)
-        store[str(index)] = 0 * array if id(variable) in merged else array
+        if id(variable) in merged:
+            array = np.zeros_like(array)
+        store[str(index)] = array
     frozen = dict(state.loaded)
     for position, variable in state.others:
         found, end = link_of(variable), end_of_path(variable)
@@ -117,3 +120,10 @@ def load(
         )
         for position, end in json.loads(bytes(np.array(store[FROZEN]))).items()
     }
+    for position, variable in state.others:
+        # A layer that was frozen in this process keeps its state elsewhere.
+        end, known = state.loaded.get(position, ("", ()))
+        found = link_of(variable)
+        if found is not None and known and end == end_of_path(variable):
+            for mine, saved in zip(found.known(), known, strict=True):
+                mine.assign(saved)

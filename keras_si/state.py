@@ -38,28 +38,24 @@ class SIState:
         accumulation_steps: Micro-batches per optimizer step, or `None`.
 
     Attributes:
-        names: A name for each variable, no two alike: its path, or the path
-            with a suffix.
-        path_integrals: omega, one variable of the weights' shape a slot.
-        importances: Omega, likewise.
-        references: theta~, likewise; the weights of now until the first step.
-        strength: c, a scalar variable.
-        damping: xi, a scalar variable.
-        steps: Optimizer steps since the last consolidation in which each
-            variable had a gradient, shape `(len(variables),)`. -1 until the
-            first: so long theta~ follows the weights, since weights that are
-            set or loaded before are where the first task starts.
-        due: 1 when a task has ended and its consolidation is still to be
-            done, else 0.
-        penalties: What each variable's penalty is at the weights of now,
-            shape `(len(variables),)`. The update computes it while the
-            weights are at hand, so the next step need not read all of the
-            state again.
-        gradient_sums: Of the task's loss over the micro-batches of the step
-            under way, likewise; none without gradient accumulation.
-        known_penalties: The values of `penalties`, while a step is running,
+        names: A unique name for each variable: its path, or the path with a
+            suffix.
+        path_integrals, importances, references: omega, Omega and theta~, a
+            variable of the weights' shape for each slot.
+        strength, damping: c and xi, scalar variables.
+        steps: Optimizer steps of this task in which each variable had a
+            gradient, shape `(len(variables),)`; -1 until the first of all. So
+            long theta~ follows the weights: those that are set or loaded
+            before are where the first task starts.
+        due: 1 when a task has ended and is still to be consolidated, else 0.
+        penalties: Each variable's penalty at the weights of now, shape
+            `(len(variables),)`. The update computes it while the weights are
+            at hand, so the next step need not read all of the state again.
+        gradient_sums: Sums of the task's gradients over the micro-batches of
+            the step under way, with gradient accumulation only.
+        known_penalties: The values of `penalties` while a step is running,
             else `None`.
-        fit: A `Fit`; a loaded state is that of a running one.
+        fit: A `Fit`; a state that was loaded is of a running one.
         others: The model's other variables, each with its position in
             `model.weights`.
         loaded: What a file had of variables that were not tracked when it was
@@ -205,6 +201,11 @@ class SIState:
         )
         return total / self._accumulation_steps
 
+    def forget_micro_batches(self) -> None:
+        """Drops the sums of a step that is not complete."""
+        for total in self.gradient_sums:
+            total.assign(ops.zeros(total.shape, total.dtype))
+
     def count_step(self, slots: Container[int], stepped: Tensor) -> None:
         """Counts a call of the optimizer for these, if it took a step."""
         heard = [slot in slots for slot in range(len(self.variables))]
@@ -290,13 +291,6 @@ class SIState:
         for arrays, value in zip(self.arrays, values, strict=True):
             assign(arrays[slot], value)
 
-    def continue_from(self, other: SIState) -> None:
-        """Stands where another state of the same model stands in its task."""
-        other.check_not_erased()
-        self.due.assign(ops.maximum(self.due, other.due))
-        self.fit = other.fit
-        self.loaded |= other.loaded
-
     def take_over(self, slot: int, known: Sequence[Tensor], steps: int) -> None:
         """Takes over omega, Omega, theta~ and the steps of one variable."""
         self._assign(slot, [_copy(ops.convert_to_tensor(a)) for a in known])
@@ -304,7 +298,7 @@ class SIState:
         counts[slot] = steps
         self.steps.assign(counts)
 
-    # What there is to know of it.
+    # Questions.
 
     def penalty(self) -> float:
         """Returns the penalty at the weights of now, as last computed."""
@@ -320,17 +314,6 @@ class SIState:
 
     def has_importance(self) -> bool:
         return any(bool(ops.any(each != 0)) for each in self.importances)
-
-    def check_not_erased(self) -> None:
-        """Refuses to go on with state that somebody has zeroed."""
-        if not float(ops.convert_to_numpy(self.damping)):
-            raise ValueError(
-                "SI's state was erased: all variables of `model.optimizer` "
-                "were set to 0, and importance, reference and strength are "
-                "among them. Use `si.reset_optimizer()` to reset the moments "
-                "of your own optimizer alone. What is lost comes back if you "
-                "load it from a file; or call `si.detach()` and begin again."
-            )
 
 
 def as_int(variable: keras.Variable) -> int:

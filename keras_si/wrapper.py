@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_si.equations import Tensor
 
-# What every optimizer of Keras can be told.
+# The settings of every optimizer of Keras.
 _SETTINGS = (
     *("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"),
     *("use_ema", "ema_momentum", "ema_overwrite_frequency"),
@@ -31,7 +31,7 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
 
     def __init__(self, name: str | None) -> None:
         super().__init__(learning_rate=0.0, name=name)
-        for setting in _SETTINGS:  # those of the inner optimizer count
+        for setting in _SETTINGS:  # the inner optimizer has its own
             self.__dict__.pop(setting)
 
     def build(self, variables: Iterable[keras.Variable]) -> None:

@@ -68,8 +68,8 @@ def make_config(benchmark="pmnist", preset="quick", **given):
         "jit": False,
         "tasks": 2,
         "epochs": 1,
-        "hidden": (16,),
-        "batch_size": 32,
+        "hidden": (8,),
+        "batch_size": 100,
         "learning_rate": 1e-3,
     }
     return config.resolve(benchmark, preset, {**small, **given})
@@ -82,7 +82,7 @@ class StopAt(progress.Progress):
         super().__init__(quiet=True)
         self.left = step
 
-    def step(self, epoch, logs):
+    def step(self, epoch, logs, share):
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt

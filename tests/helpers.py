@@ -96,8 +96,91 @@ def fit(model, task, *callbacks, epochs=2, **kwargs):
     )
 
 
+class SetWeights(keras.callbacks.Callback):
+    """Sets weights at one of the moments of a `fit`, once."""
+
+    def __init__(self, moment, weights):
+        super().__init__()
+        self.weights = weights
+        setattr(self, moment, self.set)
+
+    def set(self, *args, **kwargs):
+        if self.weights is not None:
+            self.model.set_weights(self.weights)
+        self.weights = None
+
+
+class PowerCut(BaseException):
+    """No `Exception`, so that nothing but a test catches it."""
+
+
+class CutPower(keras.callbacks.Callback):
+    """Breaks a `fit` off before an epoch, or after a batch of it."""
+
+    def __init__(self, epoch=0, batch=1):
+        super().__init__()
+        self.moment, self.epoch = (epoch, batch), None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        self.on_train_batch_end(None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.moment:
+            raise PowerCut
+
+
 def flat(state):
     return np.concatenate([value.ravel() for value in state.values()])
+
+
+def other_weights(model, seed=1):
+    """Returns random weights of the shapes of the model's."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.normal(size=w.shape).astype("float32") for w in model.get_weights()
+    ]
+
+
+def task_loss_of_now(model, x, y):
+    return float(keras.ops.convert_to_numpy(model.loss(y, model(x))))
+
+
+def penalty_of_now(model, si):
+    """Returns the penalty of `model`, from what `si` gives to read."""
+    importance, reference = si.get_importance(), si.get_reference()
+    return si.strength * sum(
+        np.sum(
+            np.float64(importance[v.path])
+            * (np.float64(v.numpy()) - reference[v.path]) ** 2
+        )
+        for v in model.trainable_variables
+    )
+
+
+def assert_equal(actual, expected):
+    """Bit for bit, for arrays or dicts of arrays."""
+    for a, e in zip(_arrays(actual), _arrays(expected), strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+def assert_near(actual, expected, rtol=1e-5, atol=1e-7):
+    """To rounding, for arrays or dicts of arrays."""
+    for a, e in zip(_arrays(actual), _arrays(expected), strict=True):
+        np.testing.assert_allclose(a, e, rtol, atol)
+
+
+def _arrays(arrays):
+    return arrays.values() if isinstance(arrays, dict) else arrays
+
+
+def all_state(si):
+    """Returns omega, Omega and theta~ of every variable."""
+    return [
+        *si.get_path_integral().values(),
+        *si.get_importance().values(),
+        *si.get_reference().values(),
+    ]
 
 
 def make_oracle(model, optimizer, strength, damping, network=None):

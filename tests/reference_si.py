@@ -38,7 +38,7 @@ def random_weights(sizes, seed=0):
     return weights
 
 
-# --- Losses: one value per sample, and its gradient by the outputs ----------
+# --- The net ----------------------------------------------------------------
 
 
 def cross_entropy(logits, labels):
@@ -52,39 +52,16 @@ def cross_entropy(logits, labels):
     return -log_softmax[rows, labels], gradient
 
 
-def squared_error(outputs, targets):
-    """Mean over the output units of each sample's squared errors."""
-    error = outputs - np.asarray(targets, np.float64).reshape(outputs.shape)
-    return np.mean(error**2, axis=1), 2.0 * error / outputs.shape[1]
-
-
-LOSSES = {"cross_entropy": cross_entropy, "mse": squared_error}
-
-
 class Network:
-    """A multi-layer perceptron: hidden `activation`, linear last layer.
+    """A multi-layer perceptron: ReLU, a linear last layer, cross-entropy.
 
-    `activation` is "relu" or "tanh", `loss` is "cross_entropy" or "mse".
     `l2` adds l2 * sum(kernel**2) over all kernels (no biases) to the task
     loss, as keras.regularizers.L2(l2) on every layer does; `l1` likewise adds
     l1 * sum(|kernel|).
     """
 
-    def __init__(self, activation="relu", loss="cross_entropy", l2=0.0, l1=0.0):
-        if activation not in ("relu", "tanh"):
-            raise ValueError(f"unknown activation {activation!r}")
-        self.activation = activation
-        self.loss = LOSSES[loss]
+    def __init__(self, l2=0.0, l1=0.0):
         self.l2, self.l1 = l2, l1
-
-    def activate(self, z):
-        return np.maximum(z, 0.0) if self.activation == "relu" else np.tanh(z)
-
-    def slope(self, z):
-        """Derivative of the activation; ReLU's at 0 is 0."""
-        if self.activation == "relu":
-            return (z > 0.0).astype(np.float64)
-        return 1.0 - np.tanh(z) ** 2
 
     def forward(self, weights, x):
         """The outputs, the input of each layer, each layer's x @ k + b."""
@@ -92,7 +69,7 @@ class Network:
         inputs, sums = [], []
         for kernel, bias in zip(weights[0::2], weights[1::2], strict=True):
             if sums:
-                signal = self.activate(sums[-1])
+                signal = np.maximum(sums[-1], 0.0)
             inputs.append(signal)
             sums.append(signal @ kernel + bias)
         return sums[-1], inputs, sums
@@ -104,7 +81,7 @@ class Network:
         Keras's "sum_over_batch_size", plus the L2 term.
         """
         outputs, inputs, sums = self.forward(weights, x)
-        losses, delta = self.loss(outputs, y)
+        losses, delta = cross_entropy(outputs, y)
         batch_size = len(losses)
         if sample_weight is None:
             sample_weight = np.ones(batch_size)
@@ -122,7 +99,7 @@ class Network:
             gradients[2 * layer] += self.l1 * np.sign(kernel)
             gradients[2 * layer + 1] = delta.sum(axis=0)
             if layer > 0:
-                delta = (delta @ kernel.T) * self.slope(sums[layer - 1])
+                delta = (delta @ kernel.T) * (sums[layer - 1] > 0.0)
         return float(loss), gradients
 
 
@@ -260,20 +237,16 @@ class Adam(Optimizer):
 
 
 class RMSprop(Optimizer):
-    slots = ("momentums", "velocities")
+    slots = ("velocities",)
 
-    def __init__(
-        self, learning_rate=1e-3, rho=0.9, momentum=0.0, epsilon=1e-7, **options
-    ):
+    def __init__(self, learning_rate=1e-3, rho=0.9, epsilon=1e-7, **options):
         super().__init__(learning_rate, **options)
-        self.rho, self.momentum, self.epsilon = rho, momentum, epsilon
+        self.rho, self.epsilon = rho, epsilon
 
     def increment(self, i, g, lr):
         v = self.rho * self.velocities[i] + (1.0 - self.rho) * g**2
         self.velocities[i] = v
-        increment = lr * g / np.sqrt(v + self.epsilon)
-        m = self.momentums[i] = self.momentum * self.momentums[i] + increment
-        return -m
+        return -lr * g / np.sqrt(v + self.epsilon)
 
 
 class Lion(Optimizer):
@@ -402,23 +375,9 @@ def mean(gradient_lists):
     ]
 
 
-def fit(si, x, y, batch_size, epochs, sample_weight=None):
-    """Train in the given order; the last batch of an epoch may be smaller.
-
-    Returns for each epoch what Keras logs: "loss" (task loss + penalty) and
-    "si_penalty", as means over the batches weighted by their sizes.
-    """
-    history = []
+def fit(si, x, y, batch_size, epochs):
+    """Train in the given order; the last batch of an epoch may be smaller."""
     for _ in range(epochs):
-        loss_sum, penalty_sum = 0.0, 0.0
         for start in range(0, len(x), batch_size):
             batch = slice(start, start + batch_size)
-            share = None if sample_weight is None else sample_weight[batch]
-            logs = si.train_step(x[batch], y[batch], share)
-            size = len(x[batch])
-            loss_sum += size * (logs["task_loss"] + logs["penalty"])
-            penalty_sum += size * logs["penalty"]
-        history.append(
-            {"loss": loss_sum / len(x), "si_penalty": penalty_sum / len(x)}
-        )
-    return history
+            si.train_step(x[batch], y[batch])

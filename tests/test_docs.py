@@ -1,10 +1,14 @@
 """The code in the documentation runs, and does what it says."""
 
+import ast
 import doctest
 import importlib
-import importlib.util
+import inspect
 import pathlib
 import pkgutil
+import re
+import runpy
+import textwrap
 
 import pytest
 
@@ -57,30 +61,57 @@ def test_examples_in_pages(page):
         example.evaluate()
 
 
-def test_the_page_of_the_command_line_has_all_of_its_help(monkeypatch):
-    """docs/hooks.py writes it into what mkdocs-click takes for Markdown."""
+def test_the_page_of_the_command_line_has_all_of_its_help():
+    """docs/command_line.py writes it into what mkdocs-click shows."""
     pytest.importorskip("click")
     from keras_si_cli.main import main
 
-    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+    path = str(DOCS / "command_line.py")
+    shown = runpy.run_path(path)["main"]
 
     def walk(command):
         yield command
         for part in getattr(command, "commands", {}).values():
             yield from walk(part)
 
-    for command in walk(main):
-        monkeypatch.setattr(command, "help", command.help)
-    hooks.on_startup(command="build", dirty=False)
-    for command in walk(main):
-        lines = [line.strip() for line in command.help.splitlines()]
+    for command, documented in zip(walk(main), walk(shown), strict=True):
+        lines = [line.strip() for line in documented.help.splitlines()]
         for line in command.epilog.replace("\b", "").split("\n"):
             assert line.strip() in lines or f"**{line}**" in lines
-    assert main.commands["resume"].help.endswith("""
+    assert shown.commands["resume"].help.endswith("""
 **Example:**
 
 ```text
 keras-si resume runs/pmnist-20250131-120000
 ```""")
+    assert "```" not in main.commands["resume"].help
+
+
+def test_the_readme_is_two_screens():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) < 130
+    assert len(readme.split()) < 1000
+
+
+def test_the_whole_method_is_shown_as_it_stands_in_the_code():
+    from keras_si.optimizer import SIOptimizer
+
+    page = (DOCS / "science.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(
+        r"```python\n(state = self.state\n.+?)```", page, re.S
+    )
+    source = textwrap.dedent(inspect.getsource(SIOptimizer._update))
+    (function,) = ast.parse(source).body
+    listed = [ast.dump(part) for part in ast.parse(shown).body]
+    assert listed == [ast.dump(part) for part in function.body]
+
+
+def test_every_figure_of_a_page_is_there():
+    """Zensical refuses a broken link, and says nothing of a figure."""
+    figures = [
+        page.parent / target
+        for page in sorted(DOCS.rglob("*.md"))
+        for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())
+    ]
+    assert figures
+    assert [path for path in figures if not path.is_file()] == []

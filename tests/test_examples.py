@@ -47,6 +47,7 @@ def test_every_example_is_run_here_and_named_in_the_readme():
         "drifting_regression.py",
         "freezing_and_exclude.py",
         "log_to_tensorboard.py",
+        "new_classes.py",
         "protect_a_trained_model.py",
         "save_and_go_on.py",
         "several_machines.py",
@@ -112,6 +113,17 @@ def test_protect_a_trained_model():
     assert plain[0] < before - 5
     assert protected[0] > before - 1.5
     assert protected[1] > plain[1] - 1.5
+
+
+def test_new_classes():
+    """Replay does most of it, SI adds to it; by itself it is not enough."""
+    accuracies = lines(run("new_classes.py"))
+    plain, si, replay, both = accuracies.values()
+    assert list(accuracies) == ["plain", "SI", "replay", "replay and SI"]
+    assert plain[0] < 5
+    assert si[2] < replay[2] - 20
+    assert both[0] > replay[0] + 3
+    assert both[2] > replay[2] + 2
 
 
 def test_log_to_tensorboard():

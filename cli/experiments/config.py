@@ -13,15 +13,9 @@ from .presets import BENCHMARKS
 
 OUTPUT_WEIGHTS = ("zeros", "glorot")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# keras.utils.set_random_seed takes 32 bits.
-MAX_SEED = 2**32 - 1
 # How many images `--method replay` keeps if nothing is said.
 MEMORY = 200
-# What TFDS can find: name, then /configuration and :version if they matter.
-DATASET = re.compile(
-    r"[a-z][a-z0-9_]*(/[A-Za-z0-9_+.-]+)?"
-    r"(:([0-9]+|\*)(\.([0-9]+|\*)){2})?"
-)
+HELD_OUT = "the last sixth of the training data, held out"
 # Too many tasks of these are refused before anything is loaded.
 CLASSES = {
     **{name: 10 for name in ("mnist", "fashion_mnist", "kmnist", "cifar10")},
@@ -36,7 +30,7 @@ class RunConfig:
     The command line checks each option by itself; here are the rules that
     several options make together. Of `epochs` (passes over a task's examples)
     and `steps`, one is `None`; so is `memory`, the number of images to replay,
-    if no method has a use for it. `jit` is `"auto"`, `True` or `False`. A run
+    if no method uses it. `jit` is `"auto"`, `True` or `False`. A run
     that is `held_out` is judged on a part of the training data, which it is
     not trained on, and does not look at the test set.
 
@@ -71,31 +65,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name in self.methods:
-            _one_of("--method", name, METHODS)
             if self.scenario not in METHODS[name].scenarios:
                 raise OptionError(
                     "--method",
                     f"{name} cannot be run in the {self.scenario} scenario, "
                     f"only in {' and '.join(METHODS[name].scenarios)}",
-                )
-        if len(self.methods) != len(set(self.methods)):
-            raise OptionError(
-                "--method",
-                f"received {', '.join(self.methods)}; name each method once",
-            )
-        if self.seed + self.seeds - 1 > MAX_SEED:
-            raise OptionError(
-                "--seed",
-                f"received {self.seed} with {self.seeds} seeds, expected "
-                f"seeds up to {MAX_SEED}",
-            )
-        for name in self.datasets:
-            if not DATASET.fullmatch(name):
-                raise OptionError(
-                    "--dataset",
-                    f"received {name!r}, expected a TFDS name in "
-                    "lower-case letters, digits and underscores, as in "
-                    "cifar10, emnist/letters or mnist:3.0.1",
                 )
         names = [re.split(r"\W", name)[0] for name in self.datasets]
         if all(name in CLASSES for name in names):
@@ -119,11 +93,7 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, options: Options) -> RunConfig:
-        """Makes it from what `to_dict` gave, also after a way through JSON.
-
-        Raises:
-            OptionError, TypeError or another: If it is something else.
-        """
+        """Makes it from what `to_dict` gave, also after a way through JSON."""
         values: Record = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in options.items()
@@ -132,14 +102,9 @@ class RunConfig:
 
 
 def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
-    """Makes a `RunConfig`: the preset's values, then what was given.
+    """Makes a `RunConfig`: the preset's values, then those of `given`.
 
-    Args:
-        benchmark, preset: Their names.
-        given: Options by the names of `RunConfig`; `None` is not given.
-
-    Raises:
-        OptionError: If options contradict each other.
+    An option that is `None` is not given.
     """
     choice = BENCHMARKS[benchmark]
     _one_of("--preset", preset, choice.presets, f" for {benchmark}")
@@ -150,14 +115,21 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
         raise OptionError(
             "--steps", "received together with --epochs; give one of them"
         )
-    methods = given.get("methods", RunConfig.methods)
+    methods = tuple(dict.fromkeys(given.get("methods", RunConfig.methods)))
     for option in ("strength", "damping", "memory"):
         users = [m for m in METHODS if option in METHODS[m].uses]
         if option in given and not {*methods} & {*users}:
             raise OptionError(
                 f"--{option}",
                 f"means nothing to {' and '.join(methods)}, only to "
-                f"{' and '.join(users)}; leave it out",
+                f"{', '.join(users)}; leave it out",
+            )
+    for name in methods:
+        if "strength" not in given and METHODS[name].own_strength:
+            raise OptionError(
+                "--strength",
+                f"is missing: {name} needs one of its own, as the preset's is "
+                "SI's; `keras-si tune` with a wide range of values finds one",
             )
     values = {
         "benchmark": benchmark,
@@ -166,13 +138,13 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
         "dataset": choice.dataset,
         **choice.presets[preset].options(scenario),
     }
-    if any("memory" in METHODS[m].uses for m in methods if m in METHODS):
+    if any("memory" in METHODS[name].uses for name in methods):
         values["memory"] = MEMORY
     if given.get("dataset", choice.dataset) != choice.dataset:
         values["tasks"] = choice.tasks_elsewhere or values["tasks"]
     if "epochs" in given or "steps" in given:
         values["epochs"] = values["steps"] = None
-    return RunConfig(**{**values, **given})
+    return RunConfig(**{**values, **given, "methods": methods})
 
 
 def check_tasks(config: RunConfig, num_classes: int) -> None:
@@ -204,3 +176,10 @@ def _one_of(
         raise OptionError(
             option, f"received {value!r}, expected {expected}{where}"
         )
+
+
+def text(value: object) -> str:
+    """Returns the value of an option as it is shown."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(text, value))
+    return "-" if value is None else str(value)

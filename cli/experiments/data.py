@@ -73,32 +73,32 @@ def load(name: str, data_dir: Path | None = None) -> Data:
     Looks in `data_dir` if given; else in the package's own data, if it has
     the dataset; else in TFDS's folder (`TFDS_DATA_DIR`, or
     `~/tensorflow_datasets`). What is not prepared there is downloaded to it.
-
-    Args:
-        name: A TFDS name, such as `"mnist"` or `"cifar10"`.
-        data_dir: A TFDS data folder, or `None`.
     """
-    if data_dir is None and _prepared_in(EMBEDDED, name):
+    if data_dir is None and (EMBEDDED / re.split(r"\W", name)[0]).is_dir():
         data_dir = EMBEDDED
     builder = _builder(name, data_dir)
-    image_key, label_key = _check_features(name, builder.info)
+    image, label = _keys(name, builder.info)
     if not builder.is_prepared():
         _download(name, builder)
-    _check_splits(name, builder.info)
-    train, test = (
-        _split(name, split, image_key, label_key)
-        for split in tfds.as_numpy(
-            tfds.load(
-                name,
-                split=["train", "test"],
-                batch_size=-1,
-                data_dir=data_dir,
-                download=False,
-            )
+    missing = {"train", "test"} - set(builder.info.splits)
+    if missing:
+        raise OptionError(
+            "--dataset",
+            f"{name!r} has no {' and no '.join(sorted(missing))} split, only "
+            f"{', '.join(builder.info.splits)}; choose a dataset with both",
         )
+    splits = builder.as_dataset(split=["train", "test"], batch_size=-1)
+    train, test = (
+        Split(columns[image], columns[label].astype("int32"))
+        for columns in tfds.as_numpy(splits)
     )
-    num_classes = builder.info.features[label_key].num_classes
-    return Data(name, num_classes, train, test)
+    if any(len(s) == 0 or s.labels.min() < 0 for s in (train, test)):
+        raise OptionError(
+            "--dataset",
+            f"{name!r} has a split with no labels; choose a dataset whose "
+            "train and test splits are labelled",
+        )
+    return Data(name, builder.info.features[label].num_classes, train, test)
 
 
 def load_all(
@@ -106,19 +106,13 @@ def load_all(
 ) -> Data:
     """Loads datasets and joins them: the classes of one after the other's.
 
-    Args:
-        names: TFDS names.
-        data_dir: A TFDS data folder, or `None`.
-        held_out: Whether to put a part of each training set in place of the
-            test set, which is not looked at.
+    With `held_out`, a part of each training set is put in place of the test
+    set, which is not looked at.
     """
     parts = [load(name, data_dir) for name in names]
     if held_out:
         parts = [_without_test(part) for part in parts]
-    first, *others = parts
-    for other in others:
-        first = _joined(first, other)
-    return first
+    return functools.reduce(_joined, parts)
 
 
 def _without_test(data: Data) -> Data:
@@ -136,13 +130,6 @@ def _without_test(data: Data) -> Data:
 
 
 def _joined(one: Data, other: Data) -> Data:
-    shapes = [data.train.images.shape[1:] for data in (one, other)]
-    if shapes[0] != shapes[1]:
-        raise OptionError(
-            "--dataset",
-            f"the images of {one.name} are {shapes[0]}, those of {other.name} "
-            f"{shapes[1]}; join datasets of one shape",
-        )
     train, test = (
         Split(
             np.concatenate([a.images, b.images]),
@@ -155,14 +142,6 @@ def _joined(one: Data, other: Data) -> Data:
         one.num_classes + other.num_classes,
         train,
         test,
-    )
-
-
-def _prepared_in(folder: pathlib.Path, name: str) -> bool:
-    # A TFDS name may be longer: name/config:version.
-    dataset = re.split(r"\W", name)[0]
-    return bool(dataset) and any(
-        (folder / dataset).glob("**/dataset_info.json")
     )
 
 
@@ -184,56 +163,27 @@ def _builder(name: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
         ) from error
 
 
-def _check_features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, ...]:
+def _keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
     """Returns the keys of image and label, or refuses the dataset."""
-    kinds = (tfds.features.Image, tfds.features.ClassLabel)
-    # Some datasets do not say what is to be learned from what.
-    keys = info.supervised_keys or [
-        key
-        for kind in kinds
-        for key, feature in info.features.items()
-        if isinstance(feature, kind)
-    ]
-    problem = None
-    if len(keys) != 2 or not all(
-        isinstance(key, str) and isinstance(info.features[key], kind)
-        for key, kind in zip(keys, kinds, strict=True)
-    ):
+    image, label = (
+        [key for key, feature in info.features.items() if type(feature) is kind]
+        for kind in (tfds.features.Image, tfds.features.ClassLabel)
+    )
+    # A dataset with several of them says what is to be learned from what.
+    keys = info.supervised_keys or (*image, *label)
+    if len(keys) != 2 or keys[0] not in image or keys[1] not in label:
         problem = "is not an image classification dataset"
     elif None in (shape := info.features[keys[0]].shape):
         problem = f"has images of no fixed size (shape {shape})"
     elif (dtype := info.features[keys[0]].dtype) != np.uint8:
         problem = f"has images of {np.dtype(dtype)}"
-    if problem is not None:
-        raise OptionError(
-            "--dataset",
-            f"{name!r} {problem}; choose one with 8-bit images of one size "
-            "and a class label, such as mnist or fashion_mnist",
-        )
-    return tuple(keys)
-
-
-def _check_splits(name: str, info: tfds.core.DatasetInfo) -> None:
-    missing = {"train", "test"} - set(info.splits)
-    if missing:
-        raise OptionError(
-            "--dataset",
-            f"{name!r} has no {' and no '.join(sorted(missing))} split, only "
-            f"{', '.join(info.splits)}; choose a dataset with both",
-        )
-
-
-def _split(
-    name: str, columns: dict[str, np.ndarray], image_key: str, label_key: str
-) -> Split:
-    labels = columns[label_key].astype("int32")
-    if len(labels) == 0 or labels.min() < 0:
-        raise OptionError(
-            "--dataset",
-            f"{name!r} has a split with no labels; choose a dataset whose "
-            "train and test splits are labelled",
-        )
-    return Split(columns[image_key], labels)
+    else:
+        return keys[0], keys[1]
+    raise OptionError(
+        "--dataset",
+        f"{name!r} {problem}; choose one with 8-bit images of one size and a "
+        "class label, such as mnist or fashion_mnist",
+    )
 
 
 def _download(name: str, builder: tfds.core.DatasetBuilder) -> None:

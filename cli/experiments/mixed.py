@@ -87,8 +87,8 @@ class Replay:
     """The last task, mixed with a memory of the others; it trains as a `Task`.
 
     Each batch is one of the last task alone, in its order, and after it as
-    many images of the memory, drawn from it at random, each time anew. So the
-    number of steps is that of the task, and the loss, a mean over the batch,
+    many images of the memory, drawn at random for each batch. So there are as
+    many steps as for the task alone, and the loss, a mean over the batch,
     weighs task and memory alike (Chaudhry et al. 2019, experience replay).
 
     Args:

@@ -9,12 +9,9 @@ from keras import layers
 
 from keras_si import OutputMask
 
-from ..errors import OptionError
 from .config import RunConfig
 from .presets import BENCHMARKS
 
-# Each half of the net takes two pixels off and halves the rest.
-SMALLEST_FOR_CONVOLUTIONS = 10
 KERNELS = {"zeros": "zeros", "glorot": "glorot_uniform"}
 # The graph's optimizer may rewrite a division by a constant as this product;
 # writing the product keeps eager and graph values the same.
@@ -36,10 +33,8 @@ def build(
 ) -> keras.Model:
     """Returns the net of the configured benchmark, not compiled.
 
-    Args:
-        config: A `RunConfig`.
-        image_shape: Height, width and channels; the net takes flat images.
-        num_outputs: Units of the layer of logits.
+    Images have `image_shape`, height, width and channels; the net takes them
+    flat.
     """
     num_features = image_shape[0] * image_shape[1] * image_shape[2]
     first = [keras.Input((num_features,), dtype="uint8"), ToFeatures()]
@@ -59,24 +54,6 @@ def build(
     last = [] if config.scenario == "domain" else [OutputMask(dtype="float32")]
     name = f"{BENCHMARKS[config.benchmark].net}_net"
     return keras.Sequential([*first, *body, logits, *last], name=name)
-
-
-def check_images(config: RunConfig, image_shape: Sequence[int]) -> None:
-    """Refuses images that the configured net has no use for.
-
-    Raises:
-        OptionError: If they are too small for it.
-    """
-    height, width = image_shape[:2]
-    missing = SMALLEST_FOR_CONVOLUTIONS - min(height, width)
-    if BENCHMARKS[config.benchmark].net == "conv" and missing > 0:
-        smallest = f"{SMALLEST_FOR_CONVOLUTIONS}x{SMALLEST_FOR_CONVOLUTIONS}"
-        raise OptionError(
-            "--dataset",
-            f"its images are {height}x{width} pixels, expected {smallest} or "
-            "more for the convolutional net; put black pixels around them "
-            f"with --padding {config.padding + -(-missing // 2)}",
-        )
 
 
 def _dense(
@@ -110,11 +87,8 @@ def compile_classifier(
 ) -> keras.Model:
     """Compiles with Adam.
 
-    Args:
-        model: A net from `build`.
-        config: A `RunConfig`.
-        outputs_by_task: For batches that mix tasks whose outputs must not be
-            compared: the outputs of each task, a list of tuples.
+    Where batches mix tasks whose outputs must not be compared,
+    `outputs_by_task` has the outputs of each.
     """
     loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     accuracy: Any = "accuracy"
@@ -139,13 +113,9 @@ def _within_tasks(
     judge: Callable[[Any, Any], Any],
     outputs_by_task: Sequence[tuple[int, ...]],
 ) -> Callable[[Any, Any], Any]:
-    """Each example is judged by the outputs of its own task alone.
+    """Makes a loss or metric look at the outputs of each example's own task.
 
     The label says which: no two tasks share an output.
-
-    Args:
-        judge: A loss or a metric of labels and logits.
-        outputs_by_task: The outputs of each task.
     """
     count = max(map(max, outputs_by_task)) + 1
     same_task = np.zeros((count, count), "bool")
@@ -165,8 +135,8 @@ def _within_tasks(
 def reset_optimizer(model: keras.Model) -> None:
     """Zeroes the state of the user's optimizer, Adam: it starts from zero.
 
-    SI's optimizer is around it, and that of loss scaling around both; what
-    they know is kept, and nothing is traced again.
+    SI's optimizer is around it, and the optimizer that scales the loss around
+    both; their state is kept, and nothing is traced again.
     """
     optimizer = model.optimizer
     while hasattr(optimizer, "inner_optimizer"):

@@ -111,15 +111,43 @@ class Task:
         )
 
 
-def tasks(data: Data, config: RunConfig, seed: int) -> list[Task]:
-    """Returns the tasks of the configured benchmark, in order."""
-    splits = BENCHMARKS[config.benchmark].splits_classes
-    return (_split if splits else _permuted)(data, config, seed)
-
-
 def outputs_of(tasks: Iterable[Task]) -> tuple[int, ...]:
     """Returns the outputs of all the tasks, in order."""
     return tuple(sorted({out for task in tasks for out in task.outputs}))
+
+
+def tasks(data: Data, config: RunConfig, seed: int) -> list[Task]:
+    """Returns the tasks of the configured benchmark, in order.
+
+    They split the classes: a task is a few classes, in their order. Every
+    class has an output of its own; but in the domain scenario, the outputs
+    stand for the place in the task, in all tasks (Zenke, Poole & Ganguli 2017,
+    sections 4.1 and 4.3; van de Ven & Tolias 2018). Or they permute the
+    pixels, in one way for all images of a task (the paper's section 4.2).
+    """
+    check_tasks(config, data.num_classes)
+    splits = BENCHMARKS[config.benchmark].splits_classes
+    permutation = np.arange(math.prod(data.train.images.shape[1:]))
+    outputs = tuple(range(data.num_classes))
+    if not splits:
+        parts = Examples.of(data.train), Examples.of(data.test)
+    made = []
+    for index in range(config.tasks):
+        if splits:
+            size = config.classes_per_task
+            first = index * size
+            lowest = 0 if config.scenario == "domain" else first
+            outputs = tuple(range(lowest, lowest + size))
+            parts = (
+                _of_classes(data.train, first, outputs),
+                _of_classes(data.test, first, outputs),
+            )
+        else:
+            permutation = pixel_permutation(seed, index, len(permutation))
+        made.append(
+            Task(index, *parts, permutation, outputs, config.batch_size, seed)
+        )
+    return made
 
 
 def pixel_permutation(seed: int, index: int, num_features: int) -> np.ndarray:
@@ -129,70 +157,17 @@ def pixel_permutation(seed: int, index: int, num_features: int) -> np.ndarray:
     return np.random.default_rng([seed, index]).permutation(num_features)
 
 
-def _permuted(data: Data, config: RunConfig, seed: int) -> list[Task]:
-    """Permuted MNIST, or any images: a task is a permutation of the pixels.
-
-    One permutation, of all pixels and channels, is shared by all images of
-    a task, train and test (Zenke, Poole & Ganguli 2017, section 4.2).
-    """
-    check_tasks(config, data.num_classes)
-    train, test = Examples.of(data.train), Examples.of(data.test)
-    return [
-        Task(
-            index=index,
-            train_examples=train,
-            test_examples=test,
-            permutation=pixel_permutation(seed, index, train.images.shape[1]),
-            outputs=tuple(range(data.num_classes)),
-            batch_size=config.batch_size,
-            seed=seed,
+def _of_classes(part: Split, first: int, outputs: tuple[int, ...]) -> Examples:
+    """Returns the examples of the classes from `first` up, for the outputs."""
+    chosen = (part.labels >= first) & (part.labels < first + len(outputs))
+    if not chosen.any():
+        raise OptionError(
+            "--tasks",
+            f"the dataset has no examples of the {len(outputs)} classes from "
+            f"{first} to train on or to test on; choose fewer tasks",
         )
-        for index in range(config.tasks)
-    ]
-
-
-def _split(data: Data, config: RunConfig, seed: int) -> list[Task]:
-    """Split MNIST, or any images: a task is a few classes, in their order.
-
-    Every class has an output of its own; but in the domain scenario, the
-    outputs stand for the place in the task, in all tasks (Zenke, Poole &
-    Ganguli 2017, sections 4.1 and 4.3; van de Ven & Tolias 2018).
-    """
-    check_tasks(config, data.num_classes)
-    size = config.classes_per_task
-    made = []
-    for index in range(config.tasks):
-        first = index * size
-        lowest = 0 if config.scenario == "domain" else first
-        train, test = (
-            Examples.of(_of_classes(part, first, size, lowest))
-            for part in (data.train, data.test)
-        )
-        if not len(train) or not len(test):
-            raise OptionError(
-                "--tasks",
-                f"there are no examples of the classes {first} to "
-                f"{first + size - 1} of {data.name} to train on and to test "
-                f"on; leave out task {index + 1}",
-            )
-        made.append(
-            Task(
-                index=index,
-                train_examples=train,
-                test_examples=test,
-                permutation=np.arange(train.images.shape[1]),
-                outputs=tuple(range(lowest, lowest + size)),
-                batch_size=config.batch_size,
-                seed=seed,
-            )
-        )
-    return made
-
-
-def _of_classes(part: Split, first: int, size: int, lowest: int) -> Split:
-    """Returns the examples of some classes, labelled from `lowest` up."""
-    chosen = (part.labels >= first) & (part.labels < first + size)
-    return Split(part.images[chosen], part.labels[chosen] - first + lowest)
+    labels = part.labels[chosen] - first + outputs[0]
+    return Examples.of(Split(part.images[chosen], labels))
 
 
 def _batch(

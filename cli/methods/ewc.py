@@ -20,21 +20,22 @@ class ElasticWeightConsolidation(Penalty):
 
     After each task the Fisher information F of 1,000 of its training images
     is added to the sum of the earlier tasks, and the penalty is centred at the
-    weights of now (online EWC with gamma = 1). F is the diagonal of the true
+    current weights (online EWC with gamma = 1). F is the diagonal of the true
     Fisher information, from single samples. `keras_si.fisher_importance` gives
     F/2, so the penalty `c * sum(F/2 * (theta - theta~)^2)` is EWC's
     `lambda/2 * sum(F * (theta - theta~)^2)`: `--strength` is lambda. Codes that
-    compute F in another way want another lambda, by factors of up to a million.
+    compute F in another way need another lambda, by factors of up to a million.
     """
 
     label = "online EWC"
     summary = (
-        "SI's penalty with the Fisher information of 1,000 images of each "
-        "task as importance; --strength is lambda"
+        "SI's penalty with Fisher information as importance; --strength is "
+        "lambda"
     )
     source = (
         "Kirkpatrick et al. 2017; one penalty for all tasks as in Huszar 2018 "
-        "and in Schwarz et al. 2018, section 4, with gamma = 1"
+        "and in Schwarz et al. 2018, section 4, with gamma = 1; F of 1,000 "
+        "images of each task"
     )
 
     def __init__(self, strength: float, damping: float) -> None:

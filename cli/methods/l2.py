@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class L2(Penalty):
-    """Holds every weight near its value at the last task's end, alike.
+    """Keeps every weight near its value at the last task's end, alike.
 
-    The penalty is `c * sum((theta - theta~)^2)`, that of SI with every
-    importance 1. Its scale is another one: it wants a `--strength` of its own.
+    The penalty is `c * sum((theta - theta~)^2)`: SI's with every importance 1.
+    It has another scale than SI's, so it needs a `--strength` of its own.
     """
 
     label = "L2 to the last task's weights"
-    summary = "SI's penalty with all importances 1; wants its own --strength"
+    summary = "SI's penalty with all importances 1; needs its own --strength"
     source = f"the control of Kirkpatrick et al. 2017; penalty of {PAPER}"
 
     def _measure(self, model: keras.Model, learned: Learned) -> Sequence[Any]:

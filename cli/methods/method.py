@@ -1,4 +1,4 @@
-"""What a method is."""
+"""The base class of the methods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Learned(Protocol):
 
 
 class Method:
-    """What is done about forgetting; by itself, nothing.
+    """A way to deal with forgetting. The base class does nothing.
 
     A method is made once for each trial and serves all of its tasks. Naming it
     must not import Keras: what needs Keras imports it where it is used.
@@ -42,17 +42,20 @@ class Method:
         label: Its name in figures.
         summary: What it does, in a line.
         source: Paper and section.
-        uses: Which of strength, damping and memory it has a use for.
-        scenarios: Those that it can be run in.
+        uses: Which of strength, damping and memory it uses.
+        own_strength: Whether its strength has another scale than SI's, which
+            the presets have.
+        scenarios: The scenarios that it supports.
         new_net_per_task: Whether each task has a net of its own. It is made
             when the task starts, and is the one that is tested on it.
-        mixes_tasks: Whether its batches mix the tasks so far: all that there
-            is of them or, if it has a use for memory, the new task and a
-            memory of the earlier ones.
+        mixes_tasks: Whether its batches mix the tasks so far: all their data
+            or, if it uses memory, the new task and a memory of the earlier
+            ones.
     """
 
     label = summary = source = ""
     uses: tuple[str, ...] = ()
+    own_strength = False
     scenarios: tuple[str, ...] = ("task", "domain", "class")
     new_net_per_task = False
     mixes_tasks = False
@@ -62,7 +65,7 @@ class Method:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """What it must remember and the model does not.
+        """Its state beside the model's.
 
         A list of `keras.Variable`, the same in every process once `attach`
         was called: a checkpoint of a run has them.
@@ -70,22 +73,22 @@ class Method:
         return []
 
     def attach(self, model: keras.Model) -> None:
-        """Meets a model that is new, built and compiled."""
+        """Is called with each new model, built and compiled."""
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """Returns the Keras callbacks for the `fit` of the next task."""
         return []
 
     def end_task(self, model: keras.Model, learned: Learned) -> None:
-        """Hears that a task has been learned.
+        """Is called when a task has been learned.
 
-        The outputs that were active in `fit` still are.
+        The outputs that were active in `fit` are still active.
         """
 
     def importance(self) -> dict[str, np.ndarray]:
         """Returns how much each weight matters to the tasks so far.
 
         A dict of `variable.path` to an array, as it is after the task that
-        has just been learned; empty if the method has no such thing.
+        has just been learned; empty if the method measures none.
         """
         return {}

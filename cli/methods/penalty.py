@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 
 class Penalty(Method):
-    """Holds weights near their values at the last task's end.
+    """Keeps weights near their values at the last task's end.
 
     The penalty is `c * sum(Omega * (theta - theta~)^2)`, as SI's. Omega is 0
-    in the first task, which has nothing to be held to.
+    in the first task: there is no earlier task to protect.
     """
 
     uses = ("strength",)
+    own_strength = True
 
     def __init__(self, strength: float, damping: float) -> None:
         super().__init__(strength, damping)

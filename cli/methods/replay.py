@@ -14,12 +14,12 @@ class Replay(Method):
 
     label = "replay"
     summary = (
-        "plain training; each batch of a later task has as many images of a "
-        "memory of the earlier ones"
+        "plain training; half of each batch is from a memory of earlier tasks"
     )
     source = (
-        "experience replay of Chaudhry et al. 2019, with equal shares of the "
-        "memory for all classes"
+        "experience replay of Chaudhry et al. 2019: the batch of the task, and "
+        "as many images of a memory of --memory images, shared equally by all "
+        "classes met"
     )
     uses = ("memory",)
     mixes_tasks = True

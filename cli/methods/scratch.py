@@ -1,4 +1,4 @@
-"""A new net for each task: what there is to learn without the others."""
+"""A new net for each task, which learns nothing from the others."""
 
 from .method import PAPER, Method
 
@@ -9,6 +9,6 @@ class Scratch(Method):
     label = "a net for each task"
     summary = "a new net for each task, tested on that task alone"
     source = f"{PAPER}, section 4.3 and figure 5"
-    # Which net to ask must be known, and its outputs are those of a task.
+    # The task must be known: it decides which net is asked.
     scenarios = ("task", "domain")
     new_net_per_task = True

@@ -15,7 +15,7 @@ class SynapticIntelligence(Method):
     """One `SICallback` for all tasks; each `fit` is a task to it."""
 
     label = "Synaptic Intelligence"
-    summary = "each weight is held back by what it did for earlier tasks"
+    summary = "weights that mattered for earlier tasks resist change"
     source = f"{PAPER}, section 3"
     uses: tuple[str, ...] = ("strength", "damping")
 

@@ -13,6 +13,9 @@ class SIReplay(SynapticIntelligence):
 
     label = "SI and replay"
     summary = "SI on the batches of replay"
-    source = f"{SynapticIntelligence.source}; {Replay.source}"
+    source = (
+        f"{SynapticIntelligence.source}; "
+        "experience replay of Chaudhry et al. 2019"
+    )
     uses = (*SynapticIntelligence.uses, *Replay.uses)
     mixes_tasks = True

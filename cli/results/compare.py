@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
+from ..experiments.config import text
 from ..experiments.presets import BENCHMARKS
 from ..methods import METHODS
 from .results import Labelled, Results, Trial
 
 # Options, and for each of their values the labels of the results with it.
 Differences: TypeAlias = list[tuple[str, dict[str, list[str]]]]
-HELD_OUT = "the last sixth of the training data, held out"
 # What a method is given to work with.
 SETTINGS = ("strength", "damping", "memory")
 # Options that change no trial: which trials there are, and names.
 SEEDS = ("seed", "seeds")
 NAMES = ("preset", "data_dir")
-# As much of a checksum as tells data apart.
+# The part of a checksum that is compared and shown.
 DIGITS = len("sha256:") + 12
 
 
@@ -29,38 +29,26 @@ def title(results: Results) -> str:
     benchmark = BENCHMARKS.get(results.benchmark)
     if benchmark is None:
         return results.benchmark
-    text = benchmark.title
+    whole = benchmark.title
     dataset = results.config.get("dataset")
     if dataset and dataset != benchmark.dataset:
-        text += f" ({dataset})"
+        whole += f" ({dataset})"
     scenario = results.config.get("scenario")
     if scenario and len(benchmark.scenarios) > 1:
-        text += f", {scenario} scenario"
-    return text
+        whole += f", {scenario} scenario"
+    return whole
 
 
 def load(paths: Iterable[str]) -> Labelled:
-    """Reads run folders, each once, and merges them as `merge` does.
-
-    Labels are the paths, without the folders that they share.
+    """Reads run folders and merges them as `merge` does; labels are the paths.
 
     Raises:
         RunError: If a folder has no results, or they are not as written.
     """
-    folders: dict[str, str] = {}
-    for path in paths:
-        folders.setdefault(os.path.realpath(path), path)
-    labels = [*folders.values()]
-    if len(labels) > 1:
-        whole = [os.path.abspath(path) for path in labels]
-        shared = os.path.commonpath([os.path.dirname(path) for path in whole])
-        labels = [os.path.relpath(path, shared) for path in whole]
     return merge(
-        # A figure cannot show what is not printable.
-        ("".join(c if c.isprintable() else "?" for c in label), results)
-        for label, results in zip(
-            labels, map(Results.load, folders.values()), strict=True
-        )
+        # Names may have bytes that are no text.
+        (os.fsencode(path).decode(errors="replace"), Results.load(path))
+        for path in paths
     )
 
 
@@ -72,8 +60,10 @@ def merge(labelled: Iterable[tuple[str, Results]]) -> Labelled:
     """
     groups: dict[str, list[tuple[str, Results]]] = {}
     for label, results in labelled:
-        options = _options(results, but=(*SEEDS, *NAMES))
-        group = json.dumps(options, sort_keys=True)
+        options = {**_options(results), "methods": results.config["methods"]}
+        # An option that is newer than a run is as one that is not used.
+        used = {name: v for name, v in options.items() if v is not None}
+        group = json.dumps(used, sort_keys=True)
         groups.setdefault(group, []).append((label, results))
     return [
         group[0] if len(group) == 1 else _merged(group)
@@ -95,84 +85,28 @@ def _merged(members: Labelled) -> tuple[str, Results]:
         trials=sorted(
             trials.values(), key=lambda t: (methods.index(t.method), t.seed)
         ),
-        config={k: v for k, v in first.config.items() if k not in SEEDS},
         members=members,
     )
     return f"{label} and {len(members) - 1} more", merged
 
 
-def repeated(results: Results) -> dict[tuple[str, ...], list[str]]:
-    """Returns the trials that several members have.
-
-    Returns:
-        A dict of the members' labels, first the one whose trial counts, and
-        the names of the trials.
-    """
-    labels: dict[tuple[str, int], list[str]] = {}
-    for label, member in results.members:
-        for trial in member.trials:
-            found = labels.setdefault((trial.method, trial.seed), [])
-            counts = any(trial is other for other in results.trials)
-            found.insert(0 if counts else len(found), label)
-    trials: dict[tuple[str, ...], list[str]] = {}
-    for (method, seed), found in labels.items():
-        if len(found) > 1:
-            trials.setdefault(tuple(found), []).append(f"{method} seed {seed}")
-    return trials
-
-
-def planned(results: Results) -> set[tuple[str, int]]:
-    """Returns the methods and seeds that a run has, or is yet to have."""
-    pairs = {(trial.method, trial.seed) for trial in results.trials}
-    for _, member in results.members or [("", results)]:
-        config = member.config
-        first = config.get("seed", 0)
-        for seed in range(first, first + config.get("seeds", 0)):
-            pairs |= {(method, seed) for method in config.get("methods", ())}
-    return pairs
-
-
 def differences(labelled: Labelled) -> Differences:
-    """Returns in what the protocols of results differ.
+    """Returns in what the options and the data of results differ.
 
-    Args:
-        labelled: Pairs of a label and its `Results`.
-
-    Returns:
-        Pairs of an option and a dict, which gives the labels for each of its
-        values. It is empty if all have one protocol.
+    Methods are no difference, nor is a setting that no method uses.
     """
-    but = ("methods", *SEEDS, *NAMES, *SETTINGS)
-    found = differing((label, _options(r, but)) for label, r in labelled)
-    # Where these differ, so do the data.
-    known = {"benchmark", "dataset", "held out"} & {name for name, _ in found}
-    return [each for each in found if not (known and each[0] == "data")]
+    return differing((label, _options(results)) for label, results in labelled)
 
 
-def different_settings(labelled: Labelled) -> Differences:
-    """Returns in what the settings of their methods differ.
-
-    Only results with a method that uses a setting have it. Arguments and what
-    is returned are those of `differences`.
-    """
-    return differing(
-        (
-            label,
-            {name: r.config.get(name) for name in SETTINGS if _uses(r, name)},
-        )
-        for label, r in labelled
-    )
-
-
-def _uses(results: Results, setting: str) -> bool:
-    # A method that is not known here may use it.
-    return any(
-        method not in METHODS or setting in METHODS[method].uses
+def _options(results: Results) -> dict[str, Any]:
+    """Returns what decides the outcome of each trial."""
+    used = {
+        setting
+        for setting in SETTINGS
         for method in results.methods
-    )
-
-
-def _options(results: Results, but: Sequence[str]) -> dict[str, Any]:
+        if method not in METHODS or setting in METHODS[method].uses
+    }
+    but = {"methods", *SEEDS, *NAMES, *SETTINGS} - used
     options = {**results.config, "benchmark": results.benchmark}
     data = results.versions.get("data")
     if data is not None:
@@ -188,10 +122,3 @@ def differing(of: Iterable[tuple[str, Mapping[str, Any]]]) -> Differences:
             labels = values.setdefault(name.replace("_", " "), {})
             labels.setdefault(text(value), []).append(label)
     return [(name, found) for name, found in values.items() if len(found) > 1]
-
-
-def text(value: object) -> str:
-    """Returns the value of an option as it is shown."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(text, value))
-    return "-" if value is None else str(value)

@@ -1,7 +1,6 @@
 """Results -> figures."""
 
 import io
-import itertools
 import math
 import pathlib
 import textwrap
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from cycler import cycler
-from matplotlib import rc_context, rcParams, rcParamsDefault
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -21,10 +20,7 @@ from ..methods import METHODS
 from .compare import differences, title
 from .results import Curve, Labelled, Results, curve
 
-AVERAGE = "average_accuracy"
-PER_TASK = "accuracy_per_task"
 FORMATS = (".png", ".svg")
-FIGURES = tuple(name + kind for name in (AVERAGE, PER_TASK) for kind in FORMATS)
 # How lines look: none differs from another by colour alone, and one that lies
 # under another shows between its dashes.
 COLORS = rcParamsDefault["axes.prop_cycle"].by_key()["color"]
@@ -36,67 +32,50 @@ STYLE: Any = {  # Its keys are a type of Matplotlib's own.
     "svg.hashsalt": "keras-si",
     # Names are shown as they are, $ included.
     "text.parse_math": False,
-    "font.size": 11,
     "axes.prop_cycle": LOOKS,
 }
-TASK_STYLE: Any = {**STYLE, "font.size": 9}
 MOST_COLUMNS = 5
-# Characters of a heading that fit over the figure of averages.
-LINE = 60
-# Of the figure of averages, and of the longest name in a legend, in inches.
-WIDTH = 7
-NAME_WIDTH = 2.6
 
 
 def write_figures(results: Results, folder: Path) -> None:
     """Writes the figures of one run, each as PNG and SVG."""
-    for kind in FORMATS:
-        path = pathlib.Path(folder) / (AVERAGE + kind)
-        write_figure([("", results)], path)
-        path = pathlib.Path(folder) / (PER_TASK + kind)
-        files.write_atomically(path, task_image(results, kind))
+    path = pathlib.Path(folder)
+    for kind in FORMATS:  # Drawing a figure moves its parts: one a file.
+        average = average_figure([("", results)])
+        save(average, path / f"average_accuracy{kind}")
+        save(task_figure(results), path / f"accuracy_per_task{kind}")
 
 
 def remove_figures(folder: Path) -> None:
     """Removes the figures of an earlier run, and nothing else."""
-    for name in FIGURES:
-        files.remove(pathlib.Path(folder) / name)
+    for name in ("average_accuracy", "accuracy_per_task"):
+        for kind in FORMATS:
+            (pathlib.Path(folder) / f"{name}{kind}").unlink(missing_ok=True)
 
 
-def write_figure(labelled: Labelled, path: Path) -> None:
-    """Writes `average_figure`; the path's ending decides the format."""
-    kind = pathlib.Path(path).suffix
-    files.write_atomically(path, average_image(labelled, kind))
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure; the path's ending, .png or .svg, decides the format."""
+    files.write_atomically(path, image(figure, pathlib.Path(path).suffix))
 
 
-def average_image(labelled: Labelled, kind: str) -> bytes:
-    """Returns `average_figure` as a file, in a format of `FORMATS`."""
+def image(figure: Figure, kind: str) -> bytes:
+    """Returns a figure as a file, in a format of `FORMATS`."""
+    content = io.BytesIO()
+    metadata = {"Date": None} if kind == ".svg" else None
     with rc_context(STYLE):
-        return image(average_figure(labelled), kind)
+        figure.savefig(content, format=kind[1:], dpi=160, metadata=metadata)
+    return content.getvalue()
 
 
-def task_image(results: Results, kind: str) -> bytes:
-    """Returns `task_figure` as a file, in a format of `FORMATS`."""
-    with rc_context(TASK_STYLE):
-        return image(task_figure(results), kind)
-
-
+@rc_context(STYLE)
 def average_figure(labelled: Labelled) -> Figure:
     """Draws average accuracy over the number of tasks, a line a method.
 
     With several seeds the line is their mean, and a band shows plus and
-    minus one standard error. If protocols differ, the figure says so. The
-    style is that of the caller, from `STYLE`.
-
-    Args:
-        labelled: Pairs of a label and its `Results`; the label is shown
-            before the method where there are several.
+    minus one standard error. If the runs differ in options, the title says so.
     """
-    # Names of folders are long: each has a line of its own.
     count = sum(len(results.methods) for _, results in labelled)
-    names_per_row = 1 if len(labelled) > 1 else _names_per_row(WIDTH)
-    height = 4.2 + 0.22 * math.ceil(count / names_per_row)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(7, 4.2 + 0.22 * count), layout="constrained")
     axes = figure.add_subplot()
     for label, results in labelled:
         for method in results.methods:
@@ -104,33 +83,26 @@ def average_figure(labelled: Labelled) -> Figure:
             name = f"{label}: {name}" if label else name
             look = {} if len(labelled) > 1 else _look(method)
             _draw(axes, name, look, *results.curve_of(method))
-    titles = dict.fromkeys(title(results) for _, results in labelled)
-    heading = "; ".join(titles)
-    if differences(labelled):
-        names = ", ".join(name for name, _ in differences(labelled))
-        heading += f"\nprotocols differ: {names}"
-    lines = (textwrap.wrap(line, LINE) for line in heading.split("\n"))
-    axes.set_title("\n".join(itertools.chain(*lines)))
+    heading = ["; ".join(dict.fromkeys(title(r) for _, r in labelled))]
+    names = ", ".join(name for name, _ in differences(labelled))
+    if names:
+        heading.append(f"the runs differ in: {names}")
+    axes.set_title("\n".join(textwrap.fill(line, 60) for line in heading))
     axes.set_xlabel("number of tasks learned")
     axes.set_ylabel("average accuracy on the tasks learned")
     _format(axes)
-    _write_legend(figure, axes, names_per_row)
+    _write_legend(figure, axes)
     return figure
 
 
+@rc_context(STYLE)
 def task_figure(results: Results) -> Figure:
-    """Draws the accuracy on each task over the tasks learned since.
-
-    One small figure for each task, from where it is learned to the end; lines
-    and bands as in `average_figure`. The style is from `TASK_STYLE`.
-    """
+    """Draws a small figure for each task: the accuracy on it since then."""
     count = max((len(run.accuracy) for run in results.trials), default=1)
     rows = math.ceil(count / MOST_COLUMNS)
     columns = math.ceil(count / rows)
-    width = 1.2 + 1.8 * columns
-    names_per_row = _names_per_row(width)
-    name_rows = math.ceil(len(results.methods) / names_per_row)
-    size = (width, 0.9 + 1.7 * rows + 0.2 * name_rows)
+    height = 0.9 + 1.7 * rows + 0.2 * len(results.methods)
+    size = (1.2 + 1.8 * columns, height)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(
         rows, columns, sharex=True, sharey=True, squeeze=False
@@ -148,37 +120,25 @@ def task_figure(results: Results) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("tasks learned")
     figure.supylabel("accuracy on the task")
-    _write_legend(figure, grid.flat[0], names_per_row)
+    _write_legend(figure, grid.flat[0])
     return figure
 
 
-def _names_per_row(width: float) -> int:
-    """As many as a figure so many inches wide has room for."""
-    return max(1, int(width // NAME_WIDTH))
-
-
-def _write_legend(figure: Figure, axes: Axes, names_per_row: int) -> None:
+def _write_legend(figure: Figure, axes: Axes) -> None:
     """Names the lines of `axes` below the figure, where it covers none."""
     handles, names = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(
-            *(handles, names),
-            loc="outside lower center",
-            ncols=names_per_row,
-            frameon=False,
-        )
+        figure.legend(handles, names, loc="outside lower center", frameon=False)
 
 
 def method_name(method: str) -> str:
     """Returns what a method is called where there is room for it."""
-    known = METHODS.get(method)
-    return known.label if known and known.label else method
+    return METHODS[method].label if method in METHODS else method
 
 
 def _look(method: str) -> dict[str, Any]:
     """Returns how a method's line looks: the same in every run's figures."""
-    place = [*METHODS, method].index(method)
-    return [*rcParams["axes.prop_cycle"]][place]
+    return [*LOOKS][[*METHODS, method].index(method)]
 
 
 def full_ten_percent(accuracies: Iterable[np.ndarray]) -> float:
@@ -212,13 +172,10 @@ def _draw(
     if many:
         band, color = (mean - error, mean + error), line.get_color()
         axes.fill_between(tasks, *band, color=color, alpha=0.2, linewidth=0)
-    if many and np.isfinite(mean).sum() == 1:
-        # A band has no width at a single place.
-        axes.errorbar(tasks, mean, error, ecolor=color, fmt="none", capsize=3)
 
 
 def _format(*all_axes: Axes) -> None:
-    # Of lines and bands; to all that there is to get.
+    # The lowest point of all lines and bands.
     bottoms = np.array([axes.dataLim.y0 for axes in all_axes])
     lowest = full_ten_percent([bottoms]) - 1e-9
     for axes in all_axes:
@@ -229,16 +186,3 @@ def _format(*all_axes: Axes) -> None:
         axes.set_ylim(lowest, 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure; the path's ending, .png or .svg, decides the format."""
-    files.write_atomically(path, image(figure, pathlib.Path(path).suffix))
-
-
-def image(figure: Figure, kind: str) -> bytes:
-    """Returns a figure as a file, in a format of `FORMATS`."""
-    content = io.BytesIO()
-    metadata = {"Date": None} if kind == ".svg" else None
-    figure.savefig(content, format=kind[1:], dpi=160, metadata=metadata)
-    return content.getvalue()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import pathlib
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,15 +20,14 @@ from ..files import Path, Record
 from . import RESULTS
 
 SCHEMA = 2
-# What a file has beside the trials: what it must have, and what it may.
-KINDS = {"benchmark": str, "versions": dict, "device": str, "config": dict}
-OPTIONAL = {"resumed_with": list, "started": str, "command": str}
-LARGEST = 1e308
+# What a file has beside the trials.
+FIELDS = (
+    *("benchmark", "versions", "device", "config"),
+    *("started", "command", "resumed_with"),
+)
 NAME_A_RUN = "name a folder that `keras-si run` has written"
-# The measures of a whole trial: properties of `Trial`.
 TRANSFER = ("backward_transfer", "forward_transfer", "forgetting")
 MEASURES = ("final_average_accuracy", *TRANSFER)
-IMPORTANCE = ("mean", "max")
 # What `spread` and `curve` return.
 Spread: TypeAlias = dict[str, Any]
 Curve: TypeAlias = tuple[np.ndarray, np.ndarray, bool]
@@ -43,29 +42,25 @@ class Trial:
     `accuracy[i, j]` is the accuracy on task j after task i, a fraction of 1;
     NaN where it was not measured, or has not been yet. `untrained[j]` is the
     untrained net's accuracy on task j. `failed` says why the trial was given
-    up, if it was. `importance[path]` holds the `mean` and the `max` of the
-    importance (Omega) of the variable with that path after each task: arrays
-    of a number a task, NaN where it was not recorded.
+    up, if it was. `importance[path]` lists the `mean` and the `max` of the
+    importance (Omega) of the variable with that path after each task.
     """
 
     method: str
     seed: int
     accuracy: np.ndarray
+    untrained: np.ndarray
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
-    untrained: np.ndarray = None  # type: ignore[assignment]
     failed: str | None = None
-    importance: dict[str, dict[str, np.ndarray]] = dataclasses.field(
+    importance: dict[str, dict[str, list[float]]] = dataclasses.field(
         default_factory=dict
     )
 
-    def __post_init__(self) -> None:
-        if self.untrained is None:
-            self.untrained = np.full(len(self.accuracy), np.nan)
-
     @classmethod
-    def empty(cls, method: str, seed: int, num_tasks: int) -> Trial:
-        return cls(method, seed, np.full((num_tasks, num_tasks), np.nan))
+    def empty(cls, method: str, seed: int, tasks: int) -> Trial:
+        unknown = np.full((tasks + 1, tasks), np.nan)
+        return cls(method, seed, unknown[1:], unknown[0])
 
     @property
     def tasks_done(self) -> int:
@@ -91,77 +86,60 @@ class Trial:
         return means + [math.nan] * (tasks - done)
 
     @property
-    def final_average_accuracy(self) -> float:
-        return self.average_accuracy[-1]
+    def measures(self) -> dict[str, float]:
+        """The `MEASURES` of the whole trial; NaN where it has none."""
+        values = dict.fromkeys(MEASURES, math.nan)
+        if self.is_complete:
+            values["final_average_accuracy"] = self.average_accuracy[-1]
+            for name, more in (
+                ("backward_transfer", ()),
+                ("forward_transfer", (self.untrained,)),
+                ("forgetting", ()),
+            ):
+                # A task alone has none, nor one not measured in advance.
+                with contextlib.suppress(ValueError):
+                    measure = getattr(metrics, name)
+                    values[name] = measure(self.accuracy, *more)
+        return values
 
-    @property
-    def backward_transfer(self) -> float:
-        return self._when_complete(metrics.backward_transfer)
-
-    @property
-    def forgetting(self) -> float:
-        return self._when_complete(metrics.forgetting)
-
-    @property
-    def forward_transfer(self) -> float:
-        return self._when_complete(metrics.forward_transfer, self.untrained)
-
-    def _when_complete(self, metric: Callable[..., float], *args: Any) -> float:
-        try:
-            return (
-                metric(self.accuracy, *args) if self.is_complete else math.nan
-            )
-        except ValueError:  # It was not measured before it was learned.
-            return math.nan
-
-    def record_importance(
-        self, task: int, arrays: Mapping[str, np.ndarray]
-    ) -> None:
+    def record_importance(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps mean and maximum of each variable's importance after a task."""
         for path, array in arrays.items():
-            unknown = {n: self.accuracy[0] * np.nan for n in IMPORTANCE}
-            of_variable = self.importance.setdefault(path, unknown)
+            record = self.importance.setdefault(path, {"mean": [], "max": []})
             # In float64: a sum of many small numbers. JSON has no infinity.
-            values = (array.mean(dtype="float64"), array.max())
-            for name, value in zip(IMPORTANCE, values, strict=True):
-                of_variable[name][task] = (
-                    value if np.isfinite(value) else np.nan
+            mean, most = array.mean(dtype="float64"), array.max()
+            for name, value in (("mean", mean), ("max", most)):
+                record[name].append(
+                    float(value) if np.isfinite(value) else math.nan
                 )
 
     def to_dict(self) -> Record:
-        importance = {
-            path: {name: values.tolist() for name, values in of.items()}
-            for path, of in self.importance.items()
-        }
         return {
             "method": self.method,
             "seed": self.seed,
             **({} if self.failed is None else {"failed": self.failed}),
             "accuracy": self.accuracy.tolist(),
             "untrained_accuracy": self.untrained.tolist(),
-            **{n: getattr(self, n) for n in ("average_accuracy", *MEASURES)},
+            "average_accuracy": self.average_accuracy,
+            **self.measures,
             "seconds": {
                 "train": self.train_seconds,
                 "evaluate": self.evaluate_seconds,
             },
-            **({"importance": importance} if importance else {}),
+            **({"importance": self.importance} if self.importance else {}),
         }
 
     @classmethod
-    def from_dict(cls, record: Record) -> Trial:
-        tasks, seconds = len(record["accuracy"]), record["seconds"]
+    def from_dict(cls, record: Record, tasks: int) -> Trial:
         return cls(
-            _typed(record, "method", str),
-            _typed(record, "seed", int),
-            _array(record["accuracy"], (tasks, tasks), 1),
-            float(_array(seconds["train"], (), LARGEST)),
-            float(_array(seconds["evaluate"], (), LARGEST)),
-            _array(record["untrained_accuracy"], (tasks,), 1),
+            record["method"],
+            record["seed"],
+            _fractions(record["accuracy"], (tasks, tasks)),
+            _fractions(record["untrained_accuracy"], (tasks,)),
+            record["seconds"]["train"],
+            record["seconds"]["evaluate"],
             record.get("failed"),
-            {
-                path: {n: _array(of[n], (tasks,), LARGEST) for n in IMPORTANCE}
-                for path, of in record.get("importance", {}).items()
-            },
+            record.get("importance", {}),
         )
 
 
@@ -177,11 +155,17 @@ class Results:
     versions: Record
     device: str
     config: Record
-    trials: list[Trial]
+    trials: list[Trial] = dataclasses.field(default_factory=list)
     resumed_with: list[Record] = dataclasses.field(default_factory=list)
     started: str | None = None
     command: str | None = None
     members: Labelled = ()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to train."""
+        planned = len(self.config["methods"]) * self.config["seeds"]
+        return sum(trial.is_over for trial in self.trials) == planned
 
     @property
     def made_with(self) -> list[Record]:
@@ -191,11 +175,9 @@ class Results:
 
     @property
     def methods(self) -> list[str]:
-        """The methods, in the order they were run."""
         return list(dict.fromkeys(trial.method for trial in self.trials))
 
     def find(self, method: str, seed: int) -> Trial | None:
-        """Returns the trial of a method with a seed, or `None`."""
         return next((t for t in self.of(method) if t.seed == seed), None)
 
     def of(self, method: str) -> list[Trial]:
@@ -203,7 +185,7 @@ class Results:
 
     def spread(self, method: str, name: str) -> Spread:
         """Returns `spread` of a measure over the complete trials."""
-        values = [getattr(t, name) for t in self.of(method) if t.is_complete]
+        values = [trial.measures[name] for trial in self.of(method)]
         return spread([value for value in values if not math.isnan(value)])
 
     def curve_of(self, method: str) -> Curve:
@@ -213,8 +195,7 @@ class Results:
     def to_dict(self) -> Record:
         return {
             "schema": SCHEMA,
-            **{name: getattr(self, name) for name in KINDS},
-            **{n: value for n in OPTIONAL if (value := getattr(self, n))},
+            **{name: getattr(self, name) for name in FIELDS},
             "trials": [trial.to_dict() for trial in self.trials],
             "summary": {
                 method: {name: self.spread(method, name) for name in MEASURES}
@@ -224,25 +205,13 @@ class Results:
 
     @classmethod
     def from_dict(cls, record: Record) -> Results:
-        """Makes it from what `to_dict` gave; else raises `ValueError`."""
-        try:
-            return cls._from_dict(record)
-        except (ArithmeticError, AttributeError, LookupError, TypeError) as e:
-            raise ValueError(f"it is not as it was written ({e!r})") from e
-
-    @classmethod
-    def _from_dict(cls, record: Record) -> Results:
+        """Makes it from what `to_dict` gave."""
         if (schema := record.get("schema")) != SCHEMA:
             raise ValueError(f"it has schema {schema!r:.9}, expected {SCHEMA}")
-        tasks = _typed(record["config"], "tasks", int)
-        trials = [Trial.from_dict(trial) for trial in record["trials"]]
-        if any(len(trial.accuracy) != tasks for trial in trials):
-            raise ValueError(f"its trials are not of {tasks} tasks")
-        if len({(t.method, t.seed) for t in trials}) < len(trials):
-            raise ValueError("it has one method with one seed twice")
-        kinds = {**KINDS, **{k: v for k, v in OPTIONAL.items() if k in record}}
-        others = {key: _typed(record, key, kind) for key, kind in kinds.items()}
-        return cls(trials=trials, **others)
+        tasks = record["config"]["tasks"]
+        trials = [Trial.from_dict(trial, tasks) for trial in record["trials"]]
+        fields = {name: record[name] for name in FIELDS if name in record}
+        return cls(trials=trials, **fields)
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -254,25 +223,20 @@ class Results:
             raise RunError(f"{path}: {error.strerror}; {NAME_A_RUN}") from error
         except ValueError as error:
             raise files.DamagedFile(path, f"{error}; {NAME_A_RUN}") from error
+        except (AttributeError, LookupError, TypeError) as error:
+            problem = f"its record is not a run's ({error!r}); {NAME_A_RUN}"
+            raise files.DamagedFile(path, problem) from error
 
     def save(self, folder: Path) -> None:
         """Writes them into a run folder."""
         files.write_json(pathlib.Path(folder) / RESULTS, self.to_dict())
 
 
-def _typed(record: Record, key: str, kind: type) -> Any:
-    if not isinstance(record[key], kind):
-        found = reprlib.repr(record[key])
-        raise ValueError(f"its {key} is {found}, expected {kind.__name__}")
-    return record[key]
-
-
-def _array(values: Any, shape: tuple[int, ...], most: float) -> np.ndarray:
-    """Returns numbers from 0 to `most` in that shape, with NaN for null."""
+def _fractions(values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns numbers from 0 to 1 in that shape, with NaN for null."""
     array = np.array(values, dtype="float64")
-    if array.shape != shape or ((array < 0) | (array > most)).any():
-        found = reprlib.repr(values)
-        raise ValueError(f"it has {found}, expected {shape} from 0 to {most}")
+    if array.shape != shape or ((array < 0) | (array > 1)).any():
+        raise ValueError(f"its accuracies are no {shape} fractions of 1")
     return array
 
 

@@ -9,6 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import counted
+from ..experiments.config import HELD_OUT
 from . import compare
 from .results import MEASURES, Labelled, Results, Spread
 
@@ -21,10 +23,11 @@ COLUMNS = (
     "seeds",
 )
 ERRORS = "± is one standard error of the mean over the seeds"
-PROTOCOLS_DIFFER = (
-    "The protocols differ: the numbers compare more than methods."
-)
-SETTINGS_DIFFER = "The settings of the methods differ."
+
+
+def accuracy_title(results: Results) -> str:
+    """The line above `accuracy_table`, which may be narrower."""
+    return f"{compare.title(results)}: average accuracy in % after each task"
 
 
 def accuracy_table(results: Results) -> Table:
@@ -52,16 +55,11 @@ def _table(headings: Sequence[str], widths: Sequence[int] = ()) -> Table:
             Text(heading),  # A string would be read as markup.
             justify="left" if heading == COLUMNS[0] else "right",
             vertical="bottom",
-            min_width=widths[place] if widths else None,
+            width=widths[place] if widths else None,
             # Where there is no room, no number is cut.
             overflow="fold",
         )
     return table
-
-
-def accuracy_title(results: Results) -> str:
-    """The line above `accuracy_table`, which may be narrower."""
-    return f"{compare.title(results)}: average accuracy in % after each task"
 
 
 def notes(results: Results) -> list[str]:
@@ -81,41 +79,34 @@ def notes(results: Results) -> list[str]:
     return lines
 
 
-def comparison_table(labelled: Labelled, width: int) -> Group:
+def comparison_table(labelled: Labelled) -> Group:
     """For each run folder its name, and a row for each of its methods.
 
-    Args:
-        labelled: Pairs of a label, such as the folder, and its `Results`.
-        width: The columns that there are.
+    A name is too long for a column: it has a line of its own, between tables
+    that have the same columns.
     """
-    rows = [
-        [_comparison_row(results, method) for method in results.methods]
+    runs = [
+        [(method, *measures(results, method)) for method in results.methods]
         for _, results in labelled
     ]
     widths = [
         max(cell_len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(COLUMNS, *sum(rows, []), strict=True)
+        for column in zip(COLUMNS, *sum(runs, []), strict=True)
     ]
-    fits = sum(widths) + 2 * len(widths) <= width
-    # A name is too long for a column: it has a line, between tables that have
-    # the same columns, where there is room for that.
-    parts: list[Table | Text] = [_table(COLUMNS, widths)] if fits else []
-    for (label, _), of_run in zip(labelled, rows, strict=True):
-        table = _table(COLUMNS, widths if fits else ())
-        table.show_header = not fits
-        for row in of_run:
+    parts: list[Table | Text] = [_table(COLUMNS, widths)]
+    for (label, _), rows in zip(labelled, runs, strict=True):
+        table = _table(COLUMNS, widths)
+        table.show_header = False
+        for row in rows:
             table.add_row(*map(Text, row))
         parts += [Text(label, overflow="fold"), table]
     return Group(*parts)
 
 
-def _comparison_row(results: Results, method: str) -> list[str]:
+def measures(results: Results, method: str) -> list[str]:
+    """Returns the row of a method in a comparison: `COLUMNS` but the first."""
     spreads = [results.spread(method, name) for name in MEASURES]
-    return [
-        f"  {method}",
-        *map(spread_text, spreads),
-        str(spreads[0]["n"]),
-    ]
+    return [*map(spread_text, spreads), str(spreads[0]["n"])]
 
 
 def comparison_notes(labelled: Labelled) -> list[str]:
@@ -125,29 +116,38 @@ def comparison_notes(labelled: Labelled) -> list[str]:
     if any(spread["n"] > 1 for spread in spreads):
         lines.append(ERRORS)
     for label, results in labelled:
-        lines += _merged(label, results)
-        lines += _unfinished(label, results)
+        if results.members:
+            lines += _merged(label, results)
+        lines += [
+            f"{label}: {trial.method} with seed {trial.seed} was given up: "
+            f"{trial.failed}"
+            for trial in results.trials
+            if trial.failed is not None
+        ]
+        for name, member in results.members or [(label, results)]:
+            if not member.is_over:
+                lines.append(f"{name} is not finished: what is done counts.")
         if results.config.get("held_out"):
-            lines.append(f"{label} is judged on {compare.HELD_OUT}.")
-    for found, heading in (
-        (compare.differences(labelled), PROTOCOLS_DIFFER),
-        (compare.different_settings(labelled), SETTINGS_DIFFER),
-    ):
-        if found:
-            lines += [heading, *_values(found)]
+            lines.append(f"{label} is judged on {HELD_OUT}.")
+    differences = compare.differences(labelled)
+    if differences:
+        lines += [
+            "The runs differ in more than their methods:",
+            *_values(differences),
+        ]
     return lines
 
 
 def _merged(label: str, results: Results) -> list[str]:
-    """Says which runs were merged, and what of them counts once."""
-    if not results.members:
-        return []
+    """Says which runs were merged, and in what they differ."""
     names = ", ".join(name for name, _ in results.members)
-    lines = [f"{label} are one run, as only the seed differs: {names}"]
-    for (first, *others), trials in compare.repeated(results).items():
+    lines = [f"{label} are one run, as at most the seed differs: {names}"]
+    found = sum(len(member.trials) for _, member in results.members)
+    repeated = found - len(results.trials)
+    if repeated:
         lines.append(
-            f"  counted once, from {first}, and not from {', '.join(others)}: "
-            f"{', '.join(trials)}"
+            f"  {counted(repeated, 'trial')} left out: another run has the "
+            "same method and seed"
         )
     versions = compare.differing(
         (name, member.versions) for name, member in results.members
@@ -155,21 +155,6 @@ def _merged(label: str, results: Results) -> list[str]:
     return lines + [
         f"  versions of {line.strip()}" for line in _values(versions)
     ]
-
-
-def _unfinished(label: str, results: Results) -> list[str]:
-    """Says which trials are not in the table."""
-    lines = [
-        f"{label}: {trial.method} with seed {trial.seed} was given up: "
-        f"{trial.failed}"
-        for trial in results.trials
-        if trial.failed is not None
-    ]
-    count = len(compare.planned(results))
-    left = count - sum(trial.is_over for trial in results.trials)
-    if left:
-        lines.append(f"{label}: {left} of {count} trials are not finished.")
-    return lines
 
 
 def _values(differences: compare.Differences) -> list[str]:
@@ -186,7 +171,9 @@ def spread_text(spread: Spread, unit: str = "") -> str:
     return percent(spread["mean"], error, many, unit)
 
 
-def percent(mean: float, error: float, many: bool, unit: str = " %") -> str:
+def percent(
+    mean: float, error: float = 0.0, many: bool = False, unit: str = " %"
+) -> str:
     if math.isnan(mean):
         return "-"
     if not many or math.isnan(error):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,12 +16,10 @@ from ..experiments import nets
 from ..experiments.config import RunConfig
 from ..experiments.mixed import Material, Replay, Union
 from ..experiments.tasks import Task, outputs_of
-from ..files import Record
-from ..methods import METHODS, Method
+from ..methods import METHODS
 from ..results.results import Results, Trial
 from . import checkpoint
-from .checkpoint import Position
-from .folder import Standing
+from .checkpoint import Checkpoint, Position
 from .progress import Progress
 
 # How often, in tasks, to collect what is left of their pipelines: in cycles,
@@ -35,6 +34,7 @@ class Diverged(Exception):
         super().__init__(f"epoch {epoch + 1}")
 
 
+@dataclasses.dataclass
 class MethodRun:
     """One method with one seed.
 
@@ -49,36 +49,32 @@ class MethodRun:
         after_task: See `runner.run`.
     """
 
-    def __init__(
-        self,
-        trial: Trial,
-        tasks: Sequence[Task],
-        image_shape: Sequence[int],
-        config: RunConfig,
-        results: Results,
-        progress: Progress,
-        save: Callable[..., None],
-        after_task: Callable[[Trial, int], None],
-    ) -> None:
-        self.trial, self.tasks, self.image_shape = trial, tasks, image_shape
-        self.config, self.results, self.progress = config, results, progress
-        self.save, self.after_task = save, after_task
-        # So that the variables of all methods have the same names.
+    trial: Trial
+    tasks: Sequence[Task]
+    image_shape: Sequence[int]
+    config: RunConfig
+    results: Results
+    progress: Progress
+    save: Callable[..., None]
+    after_task: Callable[[Trial, int], None]
+
+    def __post_init__(self) -> None:
+        # The variables of all methods have the same names after this, which
+        # forgets the policy too.
         keras.backend.clear_session()
-        # After that, which forgets the policy too.
-        keras.config.set_dtype_policy(config.precision)
-        self.method = METHODS[trial.method](
-            strength=config.strength, damping=config.damping
+        keras.config.set_dtype_policy(self.config.precision)
+        self.method = METHODS[self.trial.method](
+            strength=self.config.strength, damping=self.config.damping
         )
         self.model = self._new_model()
 
-    def run(self, standing: Standing) -> None:
+    def run(self, begun: Checkpoint) -> None:
         """Goes from where the trial stands to its end, or until it fails."""
-        position = standing.position
+        position = begun.position
         if position == Position():
             self._evaluate_untrained()
-        if standing.variables:
-            checkpoint.restore(self.model, self.method, standing.variables)
+        if begun.variables:
+            checkpoint.restore(self.model, self.method, begun.variables)
         for task in self.tasks[position.task :]:
             if task.index > position.task:
                 position = Position(task.index)
@@ -90,7 +86,7 @@ class MethodRun:
                     f"{task.index + 1}, {error}"
                 )
                 break
-        self.save((Position(), ()))
+        self.save(Position())
         self.save()
 
     def _run_task(self, task: Task, position: Position) -> None:
@@ -127,46 +123,48 @@ class MethodRun:
         self.method.attach(model)
         return model
 
-    def _train(self, task: Task, first_pass: int) -> None:
-        so_far = self.tasks[: task.index + 1]
-        learned = learned_with(self.method, so_far, self.config)
+    def _train(self, task: Task, first_epoch: int) -> None:
+        learned: Material = task
+        so_far = tuple(self.tasks[: task.index + 1])
+        if self.method.mixes_tasks and task.index > 0:
+            learned = Union(so_far)
+            if "memory" in self.method.uses:
+                learned = Replay(so_far, self.config.memory or 0)
         nets.set_active_outputs(self.model, self._active(task, learned.outputs))
-        epochs, steps = length(self.config, learned)
-        per_pass = learned.steps_per_epoch
-        left = epochs * steps - first_pass * per_pass
-        if self.config.steps is not None:
-            steps = left
+        epochs, steps = self.config.epochs or 1, learned.steps_per_epoch
+        passes = epochs
+        if self.config.steps is not None:  # To Keras, they are one epoch.
+            steps = self.config.steps
+            passes = -(-steps // learned.steps_per_epoch)
         watch = _Watch(
             self.progress,
-            first_pass,
-            per_pass,
-            lambda done: self._save_pass(Position(task.index, done)),
+            lambda done: self._save_model(Position(task.index, done)),
         )
         self.model.fit(
-            learned.train(-(-left // per_pass), first_pass),
+            learned.train(passes - first_epoch, first_epoch),
             epochs=epochs,
-            initial_epoch=first_pass if self.config.steps is None else 0,
+            initial_epoch=first_epoch,
             steps_per_epoch=steps,
             callbacks=[*self.method.callbacks(), watch],
             shuffle=False,  # The pipeline has done it.
             verbose=0,
         )
-        self._check_weights(watch.done)
+        self._check_weights(epochs)
         self.method.end_task(self.model, task)
-        self.trial.record_importance(task.index, self.method.importance())
-        self._save_pass(Position(task.index, watch.done + 1, is_trained=True))
+        self.trial.record_importance(self.method.importance())
+        self._save_model(Position(task.index, epochs, is_trained=True))
 
-    def _save_pass(self, position: Position) -> None:
-        self._check_weights(position.epoch - 1)
+    def _save_model(self, position: Position) -> None:
+        self._check_weights(position.epoch)
         self.trial.train_seconds += time.perf_counter() - self.clock
-        self.save((position, checkpoint.variables(self.model, self.method)))
+        self.save(position, checkpoint.variables(self.model, self.method))
         self.clock = time.perf_counter()
 
-    def _check_weights(self, epoch: int) -> None:
+    def _check_weights(self, epochs_done: int) -> None:
         """Ends what has diverged, before it is saved or recorded."""
         # The loss need not show it: ReLU makes 0 of NaN.
         if not all(np.isfinite(w).all() for w in self.model.get_weights()):
-            raise Diverged(epoch)
+            raise Diverged(epochs_done - 1)
 
     def _evaluate(self, task: Task) -> None:
         """Fills a row: the tasks met, and for forward transfer the next."""
@@ -192,7 +190,7 @@ class MethodRun:
             self.trial.untrained[task.index] = self._accuracy(task, task)
 
     def _measures_forward_transfer(self) -> bool:
-        # A class never seen is never named; a new net knows no other task.
+        # A class never seen cannot be predicted; a new net has no past.
         return (
             self.config.scenario != "class"
             and not self.method.new_net_per_task
@@ -212,72 +210,32 @@ class MethodRun:
 
 
 class _Watch(keras.callbacks.Callback):
-    """Shows each training step; ends what has diverged; saves each pass.
+    """Shows each step; ends what has diverged; calls `save` after an epoch.
 
-    A pass is an epoch, as Keras counts them; where the length of a task is
-    given in steps, all of them are one epoch to Keras, with passes within.
-    `save` is called with how many passes are done, after each but the last.
+    `save` gets the number of epochs done, after each but the last.
     """
 
-    def __init__(
-        self,
-        progress: Progress,
-        done: int,
-        steps_per_pass: int,
-        save: Callable[[int], None],
-    ) -> None:
+    def __init__(self, progress: Progress, save: Callable[[int], None]) -> None:
         super().__init__()
-        self.done, self._steps_per_pass = done, steps_per_pass
-        self._progress, self._save = progress, save
-        self._epoch = self._steps = 0
+        self._progress, self._save, self._epoch = progress, save, 0
 
-    def on_epoch_begin(self, epoch: int, logs: Record | None = None) -> None:
-        self._epoch, self._steps = epoch, 0
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
 
-    def on_train_batch_end(
-        self, batch: int, logs: Record | None = None
-    ) -> None:
-        logs = logs or {}
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # A mean over the epoch so far: it does not recover either. Keras's
         # `TerminateOnNaN` would let `fit` end as if the task had ended.
         if not math.isfinite(logs.get("loss", 0.0)):
-            raise Diverged(self.done)
-        self._progress.step(self._epoch, logs)
-        self._steps += 1
-        within = self._steps < self.params["steps"]
-        if within and self._steps % self._steps_per_pass == 0:
-            self._pass_ended()
+            raise Diverged(self._epoch)
+        steps = self.params["epochs"] * self.params["steps"]
+        self._progress.step(self._epoch, logs, 1 / steps)
 
-    def on_epoch_end(self, epoch: int, logs: Record | None = None) -> None:
-        # Here, and not at its last batch: SI's work for it is done by now.
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if epoch + 1 < self.params["epochs"]:
-            self._pass_ended()
-
-    def _pass_ended(self) -> None:
-        self.done += 1
-        # Under JAX, variables are empty while an epoch runs, until the model
-        # is asked for.
-        self.model  # noqa: B018
-        self._save(self.done)
-
-
-def learned_with(
-    method: Method | type[Method], so_far: Sequence[Task], config: RunConfig
-) -> Material:
-    """Returns what is trained on when the last of these tasks is learned."""
-    if len(so_far) == 1 or not method.mixes_tasks:
-        return so_far[-1]
-    if "memory" in method.uses:
-        return Replay(tuple(so_far), cast(int, config.memory))
-    return Union(tuple(so_far))
-
-
-def length(config: RunConfig, learned: Material) -> tuple[int, int]:
-    """Returns the epochs of a `fit`, as Keras counts them, and their steps."""
-    if config.steps is not None:
-        return 1, config.steps
-    # One of the two is given.
-    return cast(int, config.epochs), learned.steps_per_epoch
+            # Under JAX, variables are empty while an epoch runs, until the
+            # model is asked for.
+            self.model  # noqa: B018
+            self._save(epoch + 1)
 
 
 def _accuracy(model: keras.Model, task: Task) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 class Progress:
     """A bar with loss, accuracy and time left, and a line for each task.
 
-    Where the standard output is no terminal, the lines alone.
-
-    Args:
-        quiet: Whether nothing is shown at all.
+    Where the standard output is no terminal, the lines alone; if `quiet`,
+    nothing. The bar counts tasks: each training step moves it by a fraction.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -51,7 +49,7 @@ class Progress:
         self._bar = self._progress.add_task(
             "starting TensorFlow", total=None, numbers=""
         )
-        self._where = ""
+        self._where, self._tasks_done = "", 0
 
     def __enter__(self) -> Progress:
         self._progress.start()
@@ -61,47 +59,45 @@ class Progress:
         self._progress.stop()
 
     def loading(self, dataset: str) -> None:
-        """The dataset is about to be loaded."""
-        self._update(description=f"loading {dataset}")
+        self._progress.update(self._bar, description=f"loading {dataset}")
 
-    def started(self, total: int, done: int) -> None:
-        """So many training steps in all; so many were done before."""
-        self._update(total=total, completed=done)
+    def started(self, tasks: int, done: int) -> None:
+        self._tasks_done = done
+        self._progress.update(self._bar, total=tasks, completed=done)
 
     def task_started(self, config: RunConfig, trial: Trial, task: int) -> None:
-        """The training on a task is about to start."""
         seeded = f" seed {trial.seed}" if config.seeds > 1 else ""
         self._where = f"{trial.method}{seeded} task {task + 1}/{config.tasks}"
-        self._update(description=self._where, numbers="")
+        self._progress.update(self._bar, description=self._where, numbers="")
 
-    def step(self, epoch: int, logs: Record) -> None:
-        """A training step has ended; `logs` are means over the epoch."""
+    def step(self, epoch: int, logs: Record, share: float) -> None:
+        """A step has ended, so large a part of the task's training."""
         numbers = f"loss {logs['loss']:.3f}" if "loss" in logs else ""
         if "accuracy" in logs:
             numbers += f" acc {100 * logs['accuracy']:.1f} %"
-        self._update(
-            advance=1,
+        self._progress.update(
+            self._bar,
+            advance=share,
             description=f"{self._where} epoch {epoch + 1}",
             numbers=numbers,
         )
 
     def evaluating(self) -> None:
-        """A task has been trained."""
-        self._update(description=f"{self._where} evaluating")
+        self._progress.update(
+            self._bar, description=f"{self._where} evaluating"
+        )
 
     def task_ended(self, trial: Trial, task: int, seconds: float) -> None:
-        """A task has been evaluated on all tasks so far, and written."""
+        self._tasks_done += 1
+        self._progress.update(self._bar, completed=self._tasks_done)
         line = (
-            f"{trial.method:<7} seed {trial.seed}  "
+            f"{trial.method:<9} seed {trial.seed}  "
             f"task {task + 1:>2}/{len(trial.accuracy)}  "
             f"this task {100 * trial.accuracy[task, task]:6.2f} %  "
             f"average {100 * trial.average_accuracy[task]:6.2f} %  "
             f"{seconds:6.1f} s"
         )
         self._progress.console.print(Text(line), soft_wrap=True)
-
-    def _update(self, **fields: Any) -> None:
-        self._progress.update(self._bar, **fields)
 
 
 def show(results: Results, folder: str) -> None:

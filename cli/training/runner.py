@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from ..errors import RunError
-from ..experiments import data, nets
+from ..experiments import data
 from ..experiments import tasks as tasks_module
 from ..experiments.config import RunConfig
-from ..experiments.tasks import Task
 from ..files import Path
-from ..methods import METHODS
-from ..results import figures
+from ..results import RESULTS, figures
 from ..results.results import Results, Trial
-from . import folder as folder_module
+from . import checkpoint as checkpoints
+from . import folder as folders
 from . import start
 from .checkpoint import Checkpoint, Position
-from .folder import Standing
-from .method_run import MethodRun, learned_with, length
+from .method_run import MethodRun
 from .progress import Progress
 
 
@@ -31,7 +30,7 @@ def run(
     *,
     progress: Progress | None = None,
     dataset: data.Data | None = None,
-    standing: Standing | None = None,
+    begun: Checkpoint | None = None,
     after_task: Callable[[Trial, int], None] = lambda *_: None,
     command: str | None = None,
 ) -> Results:
@@ -47,7 +46,7 @@ def run(
             `None` writes nothing.
         progress: Shows how it goes; `None` shows nothing.
         dataset: The `data.Data` to use, or `None`: the configured dataset.
-        standing: Where the run in the folder stands, or `None`: it is new.
+        begun: Where the run in the folder stands, or `None`: it is new.
         after_task: Called with the `Trial` under way and the index of the
             task that was just evaluated and written. What it raises ends the
             run and is passed on.
@@ -57,24 +56,27 @@ def run(
         The `Results`, which are also in the folder.
     """
     progress = progress or Progress(quiet=True)
-    standing = standing or Standing()
+    begun = begun or Checkpoint()
     progress.loading(config.dataset)
     if dataset is None:
         dataset = data.load_all(
             config.datasets, config.data_dir, config.held_out
         )
     # What cannot be done is refused before anything is written or removed.
-    results = _results(config, dataset, standing, command)
+    results = _results(config, dataset, begun.results, command)
     dataset = dataset.padded(config.padding)
-    nets.check_images(config, dataset.train.images.shape[1:])
+    image_shape = dataset.train.images.shape[1:]
     tasks = tasks_module.tasks(dataset, config, config.seed)
-    if folder is not None and standing.results is None:
-        folder_module.begin(folder, config, results.command)
+    if folder is not None and begun.results is None:
+        folders.begin(folder, config, command)
         figures.remove_figures(folder)
 
-    def save(checkpoint: tuple[Position, Sequence[Any]] | None = None) -> None:
-        if folder is not None and checkpoint is not None:
-            Checkpoint(results.to_dict(), *checkpoint).save(folder)
+    def save(
+        position: Position | None = None, variables: Sequence[Any] = ()
+    ) -> None:
+        if folder is not None and position is not None:
+            checkpoint = Checkpoint(results, position, variables)
+            checkpoints.save(checkpoint, folder)
         elif folder is not None:
             results.save(folder)
 
@@ -84,12 +86,14 @@ def run(
 
     save()
     draw()
-    if config.deterministic:
-        start.be_deterministic()
-    progress.started(*_count_steps(config, tasks, standing))
+    seeds = range(config.seed, config.seed + config.seeds)
+    progress.started(
+        len(seeds) * len(config.methods) * config.tasks,
+        sum(trial.tasks_done for trial in results.trials),
+    )
     previous_policy = keras.config.dtype_policy()
     try:
-        for seed in range(config.seed, config.seed + config.seeds):
+        for seed in seeds:
             if seed > config.seed:
                 tasks = tasks_module.tasks(dataset, config, seed)
             for method in config.methods:
@@ -101,68 +105,55 @@ def run(
                     MethodRun(
                         trial,
                         tasks,
-                        dataset.train.images.shape[1:],
+                        image_shape,
                         config,
                         results,
                         progress,
                         save,
                         after_task,
-                    ).run(standing)
-                    standing = Standing()
+                    ).run(begun)
+                    begun = Checkpoint()
                     draw()
     finally:
         keras.config.set_dtype_policy(previous_policy)
     if folder is not None:
-        folder_module.finish(folder)
+        folders.finish(folder)
     return results
 
 
 def _results(
     config: RunConfig,
     dataset: data.Data,
-    standing: Standing,
+    begun: Results | None,
     command: str | None,
 ) -> Results:
     """Returns the results so far; refuses other data than were begun with."""
     versions = {**start.versions(), "data": dataset.checksum}
     device, now = start.device(), datetime.datetime.now(datetime.UTC)
-    if standing.results is None:
+    if begun is None:
         return Results(
-            *(config.benchmark, versions, device, config.to_dict(), []),
+            config.benchmark,
+            versions,
+            device,
+            config.to_dict(),
             started=now.isoformat(timespec="seconds"),
             command=command,
         )
-    results = standing.results
-    if results.versions.get("data") != versions["data"]:
+    if begun.versions.get("data") != versions["data"]:
         raise RunError(
-            "the images or labels found are not those that the run was begun "
-            "with: their checksums differ. Continue with the same data, or "
-            "start again with --overwrite"
+            "the images or labels found differ from those that the run was "
+            "begun with. Continue with the same data, or start again with "
+            "--overwrite"
         )
     made_with = {"versions": versions, "device": device}
-    if made_with not in results.made_with:
-        results.resumed_with.append(made_with)
-    return results
-
-
-def _count_steps(
-    config: RunConfig, tasks: Sequence[Task], standing: Standing
-) -> tuple[int, int]:
-    """Returns the training steps of all trials, and how many are done."""
-    total = done = 0
-    for seed in range(config.seed, config.seed + config.seeds):
-        for name in config.methods:
-            trial = standing.results and standing.results.find(name, seed)
-            at = standing.position if trial else Position()
-            if trial and trial.is_over:
-                at = Position(len(tasks))
-            for index in range(len(tasks)):
-                so_far = tasks[: index + 1]
-                learned = learned_with(METHODS[name], so_far, config)
-                epochs, steps = length(config, learned)
-                total += epochs * steps
-                if index < at.task or (index == at.task and at.is_trained):
-                    done += epochs * steps
-                elif index == at.task:
-                    done += at.epoch * learned.steps_per_epoch
-    return total, done
+    if made_with != begun.made_with[0]:
+        print(
+            "note: the run was begun with other versions or on another device "
+            f"(see {RESULTS}); its results may differ from those of an "
+            "undisturbed one",
+            file=sys.stderr,
+            flush=True,
+        )
+    if made_with not in begun.made_with:
+        begun.resumed_with.append(made_with)
+    return begun

@@ -22,40 +22,38 @@ def import_quietly(
 
     Args:
         threads: How many TensorFlow may use; `None` for one a core.
-        deterministic: Whether an accelerator must give the same results run
-            after run, too. Only for JAX: it must know before it starts.
+        deterministic: Whether a GPU must give the same results run after run.
     """
-    if deterministic and backend() == "jax":
+    is_jax = backend() == "jax"
+    if deterministic and is_jax:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    for name in ("absl", "urllib3", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with _native_stderr_held_back():
         import keras  # noqa: F401
         import tensorflow as tf
         import tensorflow_datasets  # noqa: F401
 
-        tf.get_logger().setLevel(logging.ERROR)
         if threads is not None:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
-        # Finding the devices is talkative too, and happens on first use.
-        if backend() == "jax":
-            import jax
-
+        if is_jax:
             # TensorFlow is there for the data alone: the devices are JAX's.
             tf.config.set_visible_devices([], "GPU")
-            jax.devices()
+        # Finding the devices prints messages too, and happens on first use.
         tf.config.list_logical_devices()
+        if deterministic and not is_jax and not device().startswith("CPU"):
+            tf.config.experimental.enable_op_determinism()
 
 
 @contextlib.contextmanager
 def _native_stderr_held_back() -> Iterator[None]:
     """Holds back what is written to file descriptor 2, unless this fails.
 
-    What TensorFlow's native code logs while it is imported obeys no log
-    level, so the descriptor itself is turned away.
+    TensorFlow's native code obeys no log level while it is imported, so the
+    descriptor itself is redirected.
     """
     sys.stderr.flush()
     saved = os.dup(2)
@@ -77,11 +75,7 @@ def _native_stderr_held_back() -> Iterator[None]:
 
 
 def check_backend() -> None:
-    """Refuses a backend that the command line does not run on.
-
-    Raises:
-        OptionError: If `KERAS_BACKEND`, or Keras's own file, names it.
-    """
+    """Refuses a backend that the command line does not run on."""
     if backend() not in BACKENDS:
         raise OptionError(
             "KERAS_BACKEND",
@@ -100,17 +94,6 @@ def backend() -> str:
             return str(json.load(file)["backend"])
     except (OSError, ValueError, KeyError, TypeError):
         return "tensorflow"
-
-
-def be_deterministic() -> None:
-    """Asks for the same results run after run on an accelerator.
-
-    On JAX that is an environment variable: `import_quietly` has set it.
-    """
-    if backend() != "jax" and on_accelerator():
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
 
 
 def versions() -> Record:
@@ -133,25 +116,24 @@ def versions() -> Record:
     return {**found, "python": platform.python_version()}
 
 
-def on_accelerator() -> bool:
-    """Whether the nets are trained on something else than CPUs."""
-    return not device().startswith("CPU")
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux alone.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def device() -> str:
     """Returns what a run is trained on, for its results."""
+    import tensorflow as tf
+
     if backend() == "jax":
         import jax
 
         kind = jax.default_backend().upper()
         if kind != "CPU":
             return f"{kind}, {jax.devices()[0].device_kind}"
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if backend() == "jax" or not gpus:
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux alone.
-        cores = len(affinity(0)) if affinity else os.cpu_count()
-        return f"CPU, {counted(cores or 1, 'core')}"
-    details = tf.config.experimental.get_device_details(gpus[0])
-    return f"GPU, {details.get('device_name', gpus[0].name)}"
+    elif gpus := tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return f"GPU, {details.get('device_name', gpus[0].name)}"
+    return f"CPU, {counted(cores(), 'core')}"

@@ -4,24 +4,17 @@ import numpy as np
 from keras_si_cli.results.results import Results, Trial
 
 NAN = np.nan
-CONFIG = dict(
-    **dict(benchmark="smnist", preset="paper", scenario="task", tasks=2),
-    **dict(methods=["si"], epochs=10, strength=1.0, damping=0.001, seed=0),
-    **dict(seeds=1, dataset="mnist", data_dir=None, held_out=False),
-)
+CONFIG = {
+    **{"benchmark": "smnist", "preset": "paper", "scenario": "task"},
+    **{"epochs": 10, "strength": 1.0, "damping": 0.001, "dataset": "mnist"},
+    **{"data_dir": None, "held_out": False},
+}
 
 
 def make_trial(method="si", seed=0, shift=0.0, **more):
     """Average accuracy 90 and 85; BWT -10, FWT 10, forgetting 10 points."""
-    return Trial(
-        method,
-        seed,
-        np.array([[0.9, 0.4], [0.8, 0.9]]) - shift,
-        12.0,
-        3.0,
-        untrained=np.array([NAN, 0.3]),
-        **more,
-    )
+    accuracy = np.array([[0.9, 0.4], [0.8, 0.9]]) - shift
+    return Trial(method, seed, accuracy, np.array([NAN, 0.3]), **more)
 
 
 def make_results(*trials, benchmark="smnist", versions=None, **config):

@@ -2,7 +2,7 @@
 
     python distributed_training.py KIND OUTPUT
 
-A program of its own, run by test_distribution.py: devices must be there
+A program of its own, run by test_replicas.py: devices must be there
 before the backend starts. With an OUTPUT of `a.npz`, that file gets, for each
 case, the weights before and after, the SI state and the logs. What SI says of
 numbers that are not finite is printed.

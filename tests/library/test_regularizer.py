@@ -14,16 +14,13 @@ def make(**kwargs):
     )
 
 
-def test_penalty_in_numbers():
+def test_penalty_is_added_to_the_one_of_the_regularizer_before():
     assert float(make()(ops.array([3.0, 0.0]))) == 4.5  # .5*(2*4 + 1*1)
-
-
-def test_chains_the_regularizer_that_was_there():
     regularizer = make(previous=keras.regularizers.L2(0.25))
     assert float(regularizer(ops.array([2.0, 0.0]))) == 2.5  # .5*(2+1) + .25*4
 
 
-def test_is_differentiable_when_used_alone():
+def test_it_is_differentiable_when_used_alone():
     layer = keras.layers.Dense(
         1,
         use_bias=False,
@@ -46,9 +43,13 @@ def test_config_round_trip():
     assert float(again(x)) == float(regularizer(x)) == 11.0  # 8.5 + 2.5
 
 
-def test_refuses_shapes_that_differ():
+def test_shapes_that_differ_are_refused():
     with pytest.raises(ValueError, match=r"one shape.*\(2,\) and \(3,\)"):
         SIRegularizer(1.0, [1.0, 2.0], [1.0, 2.0, 3.0])
+    # They would be broadcast, and their penalty summed, without a word.
+    regularizer = SIRegularizer(1.0, [[1.0]], [[0.0]])
+    with pytest.raises(ValueError, match=r"shape \(1, 1\).*\(3, 4\)"):
+        regularizer(keras.ops.ones((3, 4)))
 
 
 @pytest.mark.parametrize(
@@ -62,19 +63,12 @@ def test_refuses_shapes_that_differ():
         (ops.array([[np.inf, 1.0], [0.0, 2.0]]), r"1 values.*e\.g\. inf"),
     ],
 )
-def test_refuses_an_importance_that_is_none(importance, received):
+def test_bad_importance_is_refused(importance, received):
     with pytest.raises(ValueError, match=f"`importance`.*{received}"):
         SIRegularizer(1.0, importance, np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("strength", [-1.0, float("nan"), "much", None])
-def test_refuses_a_strength_that_is_none(strength):
+def test_bad_strength_is_refused(strength):
     with pytest.raises(ValueError, match="`strength`"):
         SIRegularizer(strength, [1.0], [1.0])
-
-
-def test_the_weights_of_another_variable_are_refused():
-    """They would be broadcast, and their penalty summed, without a word."""
-    regularizer = SIRegularizer(1.0, [[1.0]], [[0.0]])
-    with pytest.raises(ValueError, match=r"shape \(1, 1\).*\(3, 4\)"):
-        regularizer(keras.ops.ones((3, 4)))

@@ -1,18 +1,13 @@
 """Data comes through TFDS: embedded, from a folder, or not at all."""
 
-import json
-import os
-import types
-
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from click.testing import CliRunner
-from keras_si_cli import main
+from cli_helpers import make_config, make_short
 from keras_si_cli.errors import OptionError, RunError
 from keras_si_cli.experiments import data
 from keras_si_cli.experiments import tasks as tasks_module
-from keras_si_cli.results import figures
+from keras_si_cli.training import runner
 
 
 @pytest.fixture
@@ -42,38 +37,27 @@ def test_the_embedded_mnist_is_whole():
 
 def test_a_run_takes_its_images_from_the_data_dir(tmp_path, monkeypatch):
     """Those of a dataset that is nowhere else, and TFDS knows no code of."""
-    folder, output = tmp_path / "images", tmp_path / "out"
+    make_short(monkeypatch)
+    folder = tmp_path / "images"
     tfds.testing.DummyMnist(data_dir=folder).download_and_prepare()
-    monkeypatch.setattr(figures, "write_figures", lambda *args: None)
-    result = CliRunner().invoke(
-        main.main,
-        [
-            *("run", "pmnist", "--dataset", "dummy_mnist"),
-            *("--data-dir", os.fspath(folder), "--output", os.fspath(output)),
-            *("--tasks", "1", "--hidden", "4", "--method", "naive"),
-        ],
-    )
-    assert result.exit_code == 0, result.output
-    written = json.loads((output / "results.json").read_text())
+    config = make_config(dataset="dummy_mnist", data_dir=folder, tasks=1)
     dummy = data.load("dummy_mnist", folder)
-    assert written["versions"]["data"] == dummy.checksum
+    assert runner.run(config).versions["data"] == dummy.checksum
     assert len(dummy.train) == len(dummy.test) == 20
     assert dummy.train.images.shape == (20, 28, 28, 1)
 
 
-def test_a_data_dir_comes_before_the_embedded_copy(tmp_path, no_network):
-    with pytest.raises(RunError, match=str(tmp_path)):
-        data.load("mnist", tmp_path)
-
-
-def test_what_cannot_be_downloaded_is_said_in_one_line(tmp_path, no_network):
+# A data_dir comes before the embedded copy.
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_what_cannot_be_downloaded_is_said_in_one_line(
+    name, tmp_path, no_network
+):
     with pytest.raises(RunError) as caught:
-        data.load("fashion_mnist", tmp_path)
+        data.load(name, tmp_path)
     assert str(caught.value) == (
-        f"'fashion_mnist' is not prepared in {tmp_path}/fashion_mnist/3.0.1, "
-        "and cannot be downloaded (no network); on a machine with network run "
-        "`tfds build fashion_mnist` and give its data folder here with "
-        "--data-dir"
+        f"'{name}' is not prepared in {tmp_path}/{name}/3.0.1, and cannot be "
+        "downloaded (no network); on a machine with network run `tfds build "
+        f"{name}` and give its data folder here with --data-dir"
     )
 
 
@@ -81,8 +65,6 @@ def test_what_cannot_be_downloaded_is_said_in_one_line(tmp_path, no_network):
     ("name", "expected"),
     [
         ("mnits", "none is prepared in {}: check the name"),
-        ("/", "'/'"),
-        ("imdb_reviews", "not an image classification dataset"),
         ("coco", "not an image classification dataset"),
         ("imagenet2012", r"of no fixed size \(shape \(None, None, 3\)\)"),
         ("emnist/nope", "cannot be opened"),
@@ -132,29 +114,9 @@ def test_cifar_100_follows_cifar_10(monkeypatch):
         assert part.images.shape == (400, 32, 32, 3)
         assert part.labels.tolist() == expected
     # The paper's tasks: CIFAR-10, then tens of CIFAR-100 in their order.
-    config = types.SimpleNamespace(
-        benchmark="scifar",
-        scenario="task",
-        tasks=6,
-        classes_per_task=10,
-        batch_size=4,
-        dataset=both.name,
-    )
-    tasks = tasks_module.tasks(both, config, seed=0)
+    tasks = tasks_module.tasks(both, make_config("scifar", tasks=6), seed=0)
     assert [each.outputs[0] for each in tasks] == [0, 10, 20, 30, 40, 50]
     assert [len(each.train_examples) for each in tasks] == [200] + [20] * 5
-
-
-def test_datasets_of_different_shapes_are_not_joined(monkeypatch):
-    shapes = {"small": (2, 2, 1), "large": (3, 3, 1)}
-
-    def load(name, data_dir):
-        split = images(4, 2, shapes[name])
-        return data.Data(name, 2, split, split)
-
-    monkeypatch.setattr(data, "load", load)
-    with pytest.raises(OptionError, match=r"\(2, 2, 1\).*\(3, 3, 1\)"):
-        data.load_all(["small", "large"])
 
 
 def test_the_checksum_depends_on_every_image_and_label():

@@ -185,8 +185,23 @@ def test_what_is_drawn_depends_on_seed_task_and_epoch_alone():
     epochs = [whole[i * count : (i + 1) * count] for i in range(3)]
     drawn = [{*epoch} & {*pairs(tasks[0].test)} for epoch in epochs]
     assert all(drawn) and epochs[0] != epochs[1] != epochs[2]
-    other = Replay(tuple(four_classes(seed=1, tasks=3)), 12)
-    assert pairs(other.train(3)) != whole
+
+
+def test_which_places_of_the_memory_are_drawn_differs_by_seed_and_task():
+    def places(seed, count):
+        tasks = four_classes(seed, batch_size=12, tasks=3)[:count]
+        ((x, _), *_) = batches(Replay(tuple(tasks), 4).train(1))
+        images = [
+            image.tolist()
+            for task in memory(tasks[:-1], 4)
+            for image in task.train_examples.images.numpy()
+        ]
+        assert len(images) == 4
+        return [images.index(image.tolist()) for image in x[12:]]
+
+    assert places(0, 2) == places(0, 2)
+    assert places(0, 2) != places(1, 2)
+    assert places(0, 2) != places(0, 3)
 
 
 def test_replayed_images_keep_their_own_tasks_permutation():

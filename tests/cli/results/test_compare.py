@@ -2,7 +2,6 @@
 
 import os
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from keras_si_cli import main
@@ -39,8 +38,8 @@ def test_runs_that_differ_in_the_seed_alone_become_one_row_with_a_band():
             data_dir=f"/home/{seed}",
         )
         results.device, results.command = f"GPU {seed}", f"command {seed}"
-        save(f"cluster/job-{seed}", results)
-    lines = report("cluster/job-0", "cluster/job-1", "cluster/job-2")
+        save(f"job-{seed}", results)
+    lines = report("job-0", "job-1", "job-2")
     rows = [" ".join(line.split()) for line in lines]
     place = rows.index("job-0 and 2 more")
     # The error of 85, 83, 81 is 2 / sqrt 3.
@@ -50,107 +49,46 @@ def test_runs_that_differ_in_the_seed_alone_become_one_row_with_a_band():
     assert rows.count("job-1") == 0
     text = " ".join(rows)
     assert (
-        "job-0 and 2 more are one run, as only the seed differs: job-0, "
+        "job-0 and 2 more are one run, as at most the seed differs: job-0, "
         "job-1, job-2" in text
     )
     assert "versions of keras: 3.0 in job-0; 3.1 in job-1; 3.2 in job-2" in text
-    assert "once" not in text and "protocols" not in text
+    assert "left out" not in text and "more than" not in text
 
 
 def test_seed_of_two_runs_counts_once_and_is_named():
-    one = make_results(make_trial(), make_trial(seed=1, shift=0.1))
-    other = make_results(
-        make_trial(seed=1, shift=0.5), make_trial(seed=2, shift=0.2)
-    )
+    begun = Trial.empty("si", 2, 2)
+    one = make_results(make_trial(), make_trial(seed=1, shift=0.1), begun)
+    failed = make_trial(seed=1, shift=0.5)
+    other = make_results(failed, make_trial(seed=2, shift=0.2))
     ((label, merged),) = compare.merge([("a", one), ("b", other)])
     assert label == "a and 1 more"
-    finals = [trial.final_average_accuracy for trial in merged.trials]
+    # The first one that is complete.
+    finals = [trial.average_accuracy[-1] for trial in merged.trials]
     assert [trial.seed for trial in merged.trials] == [0, 1, 2]
     assert finals == pytest.approx([0.85, 0.75, 0.65])
     notes = tables.comparison_notes([(label, merged)])
-    assert "  counted once, from a, and not from b: si seed 1" in notes
+    expected = "  2 trials left out: another run has the same method and seed"
+    assert expected in notes
     # The runs themselves are as they were.
-    assert len(one.trials) == len(other.trials) == 2
-
-
-def test_finished_trial_counts_where_another_is_not_finished():
-    begun = Trial.empty("si", 0, 2)
-    failed = make_trial(seed=1)
-    failed.accuracy[1] = np.nan
-    failed.failed = "the loss turned NaN"
-    labelled = [
-        ("a", make_results(begun, failed)),
-        ("b", make_results(make_trial(), make_trial(seed=1))),
-    ]
-    ((label, merged),) = compare.merge(labelled)
-    assert all(trial.is_complete for trial in merged.trials)
-    notes = tables.comparison_notes([(label, merged)])
-    assert "  counted once, from b, and not from a: si seed 0, si seed 1" in (
-        notes
-    )
-    assert not any("given up" in note or "finished" in note for note in notes)
+    assert len(one.trials) == 3 and len(other.trials) == 2
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"strength": 2.0}, {"methods": ["si", "l2"]}, {"new_option": 1}],
+    [
+        {"strength": 2.0},
+        {"methods": ["si", "l2"]},
+        {"new_option": 1},
+        {"versions": {"data": "sha256:2"}},
+        {"benchmark": "pmnist"},
+    ],
 )
 def test_runs_that_differ_in_more_than_the_seed_stay_apart(changes):
-    labelled = [
-        ("a", make_results(make_trial())),
-        ("b", make_results(make_trial(seed=1), **changes)),
-    ]
+    one = make_results(make_trial(), versions={"data": "sha256:1"})
+    given = {"versions": {"data": "sha256:1"}, **changes}
+    labelled = [("a", one), ("b", make_results(make_trial(seed=1), **given))]
     assert compare.merge(labelled) == labelled
-
-
-def test_runs_with_other_data_stay_apart():
-    one, other = make_results(make_trial()), make_results(make_trial(seed=1))
-    one.versions["data"], other.versions["data"] = "sha256:1", "sha256:2"
-    labelled = [("a", one), ("b", other)]
-    assert compare.merge(labelled) == labelled
-    other.benchmark, other.versions = "pmnist", one.versions
-    assert len(compare.merge(labelled)) == 2
-
-
-def test_folder_that_is_named_twice_is_shown_once():
-    save("run", make_results(make_trial()))
-    os.symlink("run", "link")
-    assert report("run", "run/", "link") == report("run")
-
-
-def test_labels_are_printable_and_without_the_folders_that_they_share():
-    paths = ["some/where/a", "some/where/b/c\x1b[31m\udcff"]
-    save(paths[0], make_results(make_trial()))
-    save(paths[1], make_results(make_trial(), epochs=1))
-    assert [label for label, _ in compare.load(paths[:1])] == paths[:1]
-    assert [label for label, _ in compare.load(paths)] == ["a", "b/c?[31m?"]
-
-
-def test_other_data_are_named_where_nothing_else_says_so():
-    first, other, unknown = (make_results(make_trial()) for _ in range(3))
-    first.versions["data"] = "sha256:" + 32 * "1f"
-    other.versions["data"] = "sha256:" + 32 * "2f"
-    labelled = [("a", first), ("b", other), ("c", unknown)]
-    assert compare.differences(labelled) == [
-        ("data", {"sha256:1f1f1f1f1f1f": ["a"], "sha256:2f2f2f2f2f2f": ["b"]})
-    ]
-    other.config["dataset"] = "fashion_mnist"
-    named = compare.differences([("a", first), ("b", other)])
-    assert [name for name, _ in named] == ["dataset"]
-
-
-def test_memories_are_compared_where_there_is_replay():
-    naive = make_results(make_trial("naive"), memory=None)
-    few = make_results(make_trial("replay"), memory=20)
-    many = make_results(make_trial("si-replay"), memory=200)
-    labelled = [("naive", naive), ("few", few), ("many", many)]
-    assert compare.differences(labelled) == []
-    assert compare.different_settings(labelled[:2]) == []
-    assert compare.different_settings(labelled) == [
-        ("memory", {"20": ["few"], "200": ["many"]})
-    ]
-    other = make_results(make_trial("replay", seed=1), memory=200)
-    assert len(compare.merge([("few", few), ("other", other)])) == 2
 
 
 def test_settings_are_compared_between_methods_that_use_them():
@@ -159,34 +97,52 @@ def test_settings_are_compared_between_methods_that_use_them():
     si = make_results(make_trial(), strength=2.0, damping=3.0)
     new = make_results(make_trial("new"), strength=2.0, damping=4.0)
     labelled = [("naive", naive), ("l2", l2), ("si", si)]
-    assert compare.different_settings(labelled) == []
-    assert compare.different_settings([*labelled, ("new", new)]) == [
+    assert compare.differences(labelled) == []
+    assert compare.differences([*labelled, ("new", new)]) == [
         ("damping", {"3.0": ["si"], "4.0": ["new"]})
     ]
 
 
+def test_memories_are_compared_where_there_is_replay():
+    naive = make_results(make_trial("naive"), memory=None)
+    few = make_results(make_trial("replay"), memory=20)
+    many = make_results(make_trial("si-replay"), memory=200)
+    labelled = [("naive", naive), ("few", few), ("many", many)]
+    assert compare.differences(labelled[:2]) == []
+    assert ("memory", {"20": ["few"], "200": ["many"]}) in compare.differences(
+        labelled
+    )
+    other = make_results(make_trial("replay", seed=1), memory=200)
+    assert len(compare.merge([("few", few), ("other", other)])) == 2
+    older = make_results(make_trial("naive", seed=1))
+    assert "memory" not in older.config
+    assert len(compare.merge([("naive", naive), ("older", older)])) == 1
+
+
 def test_report_says_in_table_and_figure_what_differs(tmp_path):
+    data = {"data": "sha256:" + 32 * "1f"}
     save("a", make_results(make_trial(), hidden=[9, 9], steps=None))
-    short = {"epochs": None, "steps": 20, "held_out": True}
+    short = {"epochs": None, "steps": 20, "held_out": True, "versions": data}
     save("b", make_results(make_trial(), hidden=[9, 9], **short))
-    save("c", make_results(make_trial(), hidden=[9], damping=0.1, steps=None))
+    data = {"data": "sha256:" + 32 * "2f"}
+    other = {"damping": 0.1, "steps": None, "versions": data}
+    save("c", make_results(make_trial(), hidden=[9], **other))
     save("e", make_results(make_trial("naive"), hidden=[9, 9], seed=7))
     assert not [line for line in report("a", "e") if "differ" in line]
     lines = report("a", "b", "c", "--output", "all.svg")
-    start = lines.index(
-        "The protocols differ: the numbers compare more than methods."
-    )
-    assert lines[start + 1 : start + 7] == [
+    start = lines.index("The runs differ in more than their methods:")
+    assert lines[start + 1 :] == [
         "  epochs: 10 in a, c; - in b",
+        "  damping: 0.001 in a, b; 0.1 in c",
         "  held out: False in a, c; True in b",
         "  hidden: 9,9 in a, b; 9 in c",
         "  steps: - in a, c; 20 in b",
-        "The settings of the methods differ.",
-        "  damping: 0.001 in a, b; 0.1 in c",
+        "  data: sha256:1f1f1f1f1f1f in b; sha256:2f2f2f2f2f2f in c",
+        "figure: all.svg",
     ]
     figure = (tmp_path / "all.svg").read_text()
-    assert (
-        "<!-- protocols differ: epochs, held out, hidden, steps -->" in figure
+    assert "<!-- the runs differ in: epochs, damping, held out, hidden" in (
+        figure
     )
 
 
@@ -199,3 +155,10 @@ def test_titles_say_what_is_not_the_default():
     ):
         made = make_results(benchmark=benchmark, dataset=dataset)
         assert compare.title(made) == expected
+
+
+def test_a_name_that_is_no_text_is_shown_as_text(tmp_path):
+    name = os.fsdecode(b"c\xff")
+    save(name, make_results(make_trial()))
+    assert "c\ufffd" in report(name, "--html", "page.html")
+    assert "c\ufffd" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -1,15 +1,25 @@
-"""The published results: the README's numbers are those of their files."""
+"""The published results: every number and command is the one of its files."""
 
 import json
 import pathlib
+import re
+import shlex
 import statistics
 
 import pytest
+from keras_si_cli import main
+from keras_si_cli.experiments import config
 from keras_si_cli.results.results import Results
 
 ROOT = pathlib.Path(__file__).parents[3]
 RESULTS = ROOT / "examples" / "results"
 FOLDERS = sorted(path.parent for path in RESULTS.rglob("*.json"))
+RUNS = sorted(f.parent.name for f in RESULTS.glob("*/results.json"))
+PAGES = ("docs/results.md", "examples/results/README.md")
+
+
+def read(page):
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def finals(folder):
@@ -23,32 +33,70 @@ def finals(folder):
     return found
 
 
-@pytest.mark.parametrize(
-    "folder", sorted(f.parent.name for f in RESULTS.glob("*/results.json"))
-)
-def test_the_readme_has_the_numbers_of_every_run(folder):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def commands(page):
+    """Returns folder -> command, which stands below the folder's name."""
+    pattern = r"^# ([\w/-]+)(?: \(.+\))?\n((?:keras-si|python) .+)$"
+    return dict(re.findall(pattern, read(page), re.M))
+
+
+def options_of(command):
+    """Returns the `RunConfig` that `keras-si run ...` would use."""
+    name, run, *args = shlex.split(command)
+    assert (name, run) == ("keras-si", "run")
+    given = main.main.commands["run"].make_context("run", args).params
+    for option in ("output", "overwrite"):
+        del given[option]
+    return config.resolve(given.pop("benchmark"), given.pop("preset"), given)
+
+
+@pytest.mark.parametrize("folder", RUNS)
+def test_the_page_of_results_has_the_numbers_of_every_run(folder):
+    page = read("docs/results.md")
     results = Results.load(RESULTS / folder)
     for method, values in finals(RESULTS / folder).items():
         number = f"{statistics.fmean(values):.2f}"
         if len(values) > 1:
             error = statistics.stdev(values) / len(values) ** 0.5
             number += f" ± {error:.2f}"
-        assert f"| {number} |" in readme, method
+        assert f"| {number} |" in page, method
         spread = results.spread(method, "final_average_accuracy")
         assert 100 * spread["mean"] == pytest.approx(statistics.fmean(values))
         assert spread["n"] == len(values)
+
+
+def test_the_readme_has_the_numbers_of_the_paper_and_of_its_figure():
+    readme = read("README.md")
+    for folder, sentence in (
+        ("pmnist-paper", "| keras-si | {naive:.1f} % | **{si:.1f} %** |"),
+        ("pmnist-quick", "{si:.1f} % with SI and {naive:.1f} % without"),
+    ):
+        means = {
+            method: statistics.fmean(values)
+            for method, values in finals(RESULTS / folder).items()
+        }
+        assert sentence.format(**means) in readme.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
     "folder", sorted({f.relative_to(RESULTS).as_posix() for f in FOLDERS})
 )
 def test_every_result_has_its_command(folder):
-    page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    assert f"| `{folder}` | " in page
+    assert folder in commands("examples/results/README.md")
     for path in (RESULTS / folder).glob("*.json"):
         # Nobody else has the folders of the machine they were made on.
         record = json.loads(path.read_text())
-        config = record.get("config", record)
+        options = record.get("config", record)
         for option in ("output", "data_dir"):
-            assert not str(config.get(option)).startswith("/")
+            assert not str(options.get(option)).startswith("/")
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "folder", sorted(f.parent.name for f in RESULTS.glob("*/config.json"))
+)
+def test_the_command_beside_a_run_has_its_options(page, folder):
+    """A preset that changes must not change what made a published run."""
+    record = json.loads((RESULTS / folder / "config.json").read_text())
+    del record["command"]
+    made = config.RunConfig.from_dict({**record, "data_dir": None})
+    assert options_of(commands(page)[folder]) == made

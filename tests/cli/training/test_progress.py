@@ -10,46 +10,40 @@ from keras_si_cli.training import progress
 from rich.console import Console
 
 LINE = (
-    "si      seed 3  task  2/2  this task  75.00 %  average  62.50 %     "
+    "si        seed 3  task  2/2  this task  75.00 %  average  62.50 %     "
     "1.5 s\n"
 )
 
 
-def shown(monkeypatch, **given):
-    """Returns what a task shows on a console of the given kind."""
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_bar_in_a_terminal_and_a_line_for_each_task(monkeypatch, is_terminal):
     file = io.StringIO()
     monkeypatch.setattr(
         progress,
         "Console",
-        lambda highlight, quiet: Console(
-            file=file, highlight=highlight, quiet=quiet, width=200, **given
+        lambda **given: Console(
+            file=file, width=200, force_terminal=is_terminal, **given
         ),
     )
-    trial = Trial("si", 3, np.array([[0.25, np.nan], [0.5, 0.75]]))
+    trial = Trial.empty("si", 3, 2)
+    trial.accuracy[:] = [[0.25, np.nan], [0.5, 0.75]]
     with progress.Progress() as bar:
         bar.loading("mnist")
-        bar.started(8, 2)
+        bar.started(4, 2)
         bar.task_started(make_config(seeds=2), trial, 1)
-        bar.step(0, {"loss": 0.1234, "accuracy": 0.5})
+        bar.step(0, {"loss": 0.1234, "accuracy": 0.5}, 0.5)
         bar.evaluating()
         bar.task_ended(trial, 1, 1.5)
-    return file.getvalue()
-
-
-def test_piped_it_is_a_line_for_each_task_and_nothing_else(monkeypatch):
-    assert shown(monkeypatch) == LINE
-
-
-def test_in_a_terminal_a_bar_shows_where_the_run_is(monkeypatch):
-    text = shown(monkeypatch, force_terminal=True)
-    assert LINE.strip() in text
-    assert "si seed 3 task 2/2 evaluating" in text
-    assert "loss 0.123 acc 50.0 %" in text
-    assert "38%" in text  # 3 of 8 steps
+    if not is_terminal:
+        assert file.getvalue() == LINE
+        return
+    shown = (LINE.strip(), "si seed 3 task 2/2 evaluating", "75%")
+    for part in (*shown, "loss 0.123 acc 50.0 %"):
+        assert part in file.getvalue()
 
 
 @pytest.mark.parametrize("logs", [{}, {"loss": 2.0}])
 def test_a_quiet_one_shows_nothing_whatever_it_hears(capsys, logs):
     with progress.Progress(quiet=True) as bar:
-        bar.step(0, logs)
+        bar.step(0, logs, 0.1)
     assert capsys.readouterr() == ("", "")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from cli_helpers import few_images, make_config, make_short, within_epoch
 from click.testing import CliRunner
-from helpers import only_on
 from keras_si_cli import files, main, methods
 from keras_si_cli.errors import OptionError
 from keras_si_cli.experiments import data, nets
+from keras_si_cli.experiments import tasks as tasks_module
 from keras_si_cli.experiments.config import resolve
-from keras_si_cli.training import method_run, progress, runner, start
+from keras_si_cli.training import method_run, progress, runner
 
 
 @pytest.fixture(autouse=True)
@@ -25,12 +25,17 @@ def few(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
 
 
+@pytest.fixture
+def short(monkeypatch):
+    make_short(monkeypatch)
+
+
 def invoke(*args):
     return CliRunner().invoke(
         main.main,
         [
-            *("run", "pmnist", "--hidden", "16", "--tasks", "2"),
-            *("--batch-size", "32", "--no-jit", *args),
+            *("run", "pmnist", "--hidden", "8", "--tasks", "2"),
+            *("--batch-size", "100", "--no-jit", *args),
         ],
     )
 
@@ -56,7 +61,7 @@ def test_a_run_from_the_command_line():
     options = json.loads(pathlib.Path("out/config.json").read_text())
     assert options.pop("command") == written["command"]
     assert options == written["config"]
-    assert options["hidden"] == [16]
+    assert options["hidden"] == [8]
     assert (options["jit"], options["strength"]) == (False, 10.0)
     for trial in written["trials"]:
         (first, unseen), (after, second) = trial["accuracy"]
@@ -76,160 +81,102 @@ def test_a_run_from_the_command_line():
     assert max(map(len, lines)) <= 80
 
 
-def test_the_weights_at_the_start_are_the_same_for_every_method(monkeypatch):
-    starts = []
+def test_methods_start_alike_and_are_made_once_for_a_trial(short, monkeypatch):
+    made, starts = [], []
 
     class Peek(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             starts.append([w.copy() for w in self.model.get_weights()])
 
     class Peeking(methods.Method):
-        def callbacks(self):
-            return [Peek()]
-
-    monkeypatch.setitem(methods.METHODS, "one", Peeking)
-    monkeypatch.setitem(methods.METHODS, "two", Peeking)
-    runner.run(make_config(methods=("one", "two"), tasks=1))
-    one, two = starts
-    for a, b in zip(one, two, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_method_is_made_once_for_a_trial_and_serves_every_fit(monkeypatch):
-    made, asked = [], []
-
-    class Counting(methods.Method):
         def __init__(self, strength, damping):
             super().__init__(strength, damping)
             made.append((strength, damping))
 
         def callbacks(self):
-            asked.append(len(made))
-            return []
+            return [Peek()]
 
-    monkeypatch.setitem(methods.METHODS, "counting", Counting)
-    runner.run(make_config(methods=("counting",), tasks=3, seeds=2))
-    assert made == [(10.0, 0.1)] * 2
-    assert asked == [1, 1, 1, 2, 2, 2]
+    monkeypatch.setitem(methods.METHODS, "one", Peeking)
+    monkeypatch.setitem(methods.METHODS, "two", Peeking)
+    runner.run(make_config(methods=("one", "two"), seeds=2))
+    assert made == [(10.0, 0.1)] * 4
+    assert len(starts) == 8  # Two fits each.
+    for one, two in ((starts[0], starts[2]), (starts[4], starts[6])):
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(starts[0][0], starts[4][0])
 
 
-def test_the_same_seed_gives_the_same_run_and_another_one_another(monkeypatch):
-    make_short(monkeypatch)
-    one, two, other = (
-        runner.run(make_config(seed=seed)).trials[0].accuracy
-        for seed in (0, 0, 1)
+def test_the_same_seed_gives_the_same_run_and_another_one_another(short):
+    one, two, other, padded = (
+        runner.run(make_config(**given))
+        for given in ({}, {}, {"seed": 1}, {"padding": 2})
     )
-    np.testing.assert_array_equal(one, two)
-    assert not np.array_equal(one, other)
+    accuracies = [each.trials[0].accuracy for each in (one, two, other, padded)]
+    np.testing.assert_array_equal(*accuracies[:2])
+    assert not np.array_equal(accuracies[0], accuracies[2])
+    # Another net and other permutations, but the same data.
+    assert not np.array_equal(accuracies[0], accuracies[3])
+    assert padded.versions["data"] == one.versions["data"]
 
 
-def test_a_padded_run_has_the_net_and_the_permutations_of_larger_images(
-    monkeypatch,
-):
-    make_short(monkeypatch)
-    seen = []
-    build = nets.build
-
-    def watched(config, image_shape, *args):
-        seen.append(image_shape)
-        return build(config, image_shape, *args)
-
-    monkeypatch.setattr(nets, "build", watched)
-    padded = runner.run(make_config(padding=2))
-    plain = runner.run(make_config())
-    assert seen == [(10, 10, 1), (6, 6, 1)]
-    assert (padded.trials[0].accuracy != plain.trials[0].accuracy).any()
-    # It is the same data.
-    assert padded.versions["data"] == plain.versions["data"]
-
-
-def test_after_each_task_the_accuracies_are_heard(monkeypatch):
-    make_short(monkeypatch)
+def test_what_is_raised_after_a_task_ends_the_run(short):
     heard = []
-
-    def after_task(trial, task):
-        heard.append((trial.method, trial.seed, task, trial.tasks_done))
-        assert trial.average_accuracy[task] > 0
-
-    runner.run(make_config(seeds=2), after_task=after_task)
-    assert heard == [
-        *(("naive", 0, 0, 1), ("naive", 0, 1, 2)),
-        *(("naive", 1, 0, 1), ("naive", 1, 1, 2)),
-    ]
-
-
-def test_what_is_raised_after_a_task_ends_the_run(monkeypatch):
-    make_short(monkeypatch)
 
     class Hopeless(Exception):
         pass
 
     def after_task(trial, task):
-        raise Hopeless(f"after task {task}")
+        heard.append((trial.method, trial.seed, task, trial.tasks_done))
+        assert trial.average_accuracy[task] > 0
+        if trial.seed == 1:
+            raise Hopeless
 
-    config = make_config(precision="mixed_bfloat16")
-    with pytest.raises(Hopeless, match="after task 0"):
+    config = make_config(precision="mixed_bfloat16", seeds=2)
+    with pytest.raises(Hopeless):
         runner.run(config, os.curdir, after_task=after_task)
+    expected = [(0, 0, 1), (0, 1, 2), (1, 0, 1)]
+    assert heard == [("naive", *each) for each in expected]
     # What was heard was written, and the precision is put back.
     written = json.loads(pathlib.Path("results.json").read_text())
-    assert written["trials"][0]["accuracy"][0][0] > 0
+    assert written["trials"][1]["accuracy"][0][0] > 0
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_a_run_on_held_out_data_does_not_look_at_the_test_set(monkeypatch):
-    make_short(monkeypatch)
+def test_a_run_on_held_out_data_does_not_look_at_the_test_set(
+    short, monkeypatch
+):
     tested = []
-    accuracy = method_run._accuracy
 
     def listen(model, task):
         tested.append(len(task.test_examples))
-        return accuracy(model, task)
+        return 0.5
 
     monkeypatch.setattr(method_run, "_accuracy", listen)
     runner.run(make_config(held_out=True))
     assert set(tested) == {50}  # A sixth of the 300 training images.
 
 
-def test_everything_is_shown_in_order():
-    heard = []
+def test_a_task_is_written_before_it_is_said_to_have_ended(short):
+    heard, parts = [], []
 
     class Hearing(progress.Progress):
-        def loading(self, dataset):
-            heard.append(f"loading {dataset}")
-
-        def started(self, total, done):
-            heard.append(f"started {done}/{total}")
-
-        def task_started(self, config, trial, task):
-            heard.append(f"task {trial.method} {trial.seed} {task}")
-
-        def step(self, epoch, logs):
-            heard.append(f"step of epoch {epoch}")
+        def step(self, epoch, logs, share):
+            parts.append(share)
             assert {"loss", "accuracy"} <= logs.keys()
-
-        def evaluating(self):
-            heard.append("trained")
 
         def task_ended(self, trial, task, seconds):
             (written,) = files.read_json("results.json")["trials"]
             done = [row[0] is not None for row in written["accuracy"]]
-            heard.append(f"ended {task}, on disk {sum(done)}")
+            heard.append((task, sum(done), sum(parts)))
 
-    runner.run(
-        make_config(epochs=2, batch_size=200), os.curdir, progress=Hearing()
-    )
-    steps = ["step of epoch 0"] * 2 + ["step of epoch 1"] * 2
-    assert heard == [
-        "loading mnist",
-        "started 0/8",
-        *("task naive 0 0", *steps, "trained", "ended 0, on disk 1"),
-        *("task naive 0 1", *steps, "trained", "ended 1, on disk 2"),
-    ]
+    runner.run(make_config(epochs=2), os.curdir, progress=Hearing(quiet=True))
+    assert heard == [(0, 1, pytest.approx(1)), (1, 2, pytest.approx(2))]
 
 
 def one_image_of_each_class(name, data_dir):
     count = {"cifar10": 10, "cifar100": 100}[name]
-    images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3))
+    images = np.random.default_rng(count).integers(0, 256, (count, 12, 12, 3))
     split = data.Split(images.astype("uint8"), np.arange(count, dtype="int32"))
     return data.Data(name, count, split, split)
 
@@ -253,14 +200,8 @@ def test_a_run_of_the_papers_six_tasks_of_cifar(monkeypatch):
     listen("fit")
     listen("evaluate")
     monkeypatch.setattr(data, "load", one_image_of_each_class)
-    config = resolve(
-        "scifar",
-        "paper",
-        {
-            **{"methods": ("naive",), "steps": 1, "batch_size": 10},
-            **{"hidden": (8,), "jit": False},
-        },
-    )
+    given = {"methods": ("naive",), "steps": 1, "batch_size": 10}
+    config = resolve("scifar", "paper", {**given, "hidden": (8,), "jit": False})
     (trial,) = runner.run(config).trials
     tens = [tuple(range(first, first + 10)) for first in range(0, 60, 10)]
     fits = [call[1:] for call in heard if call[0] == "fit"]
@@ -281,39 +222,25 @@ def test_a_run_of_the_papers_six_tasks_of_cifar(monkeypatch):
     assert trial.untrained[1:] == pytest.approx([0.1] * 5)
 
 
-@only_on("tensorflow")
-@pytest.mark.parametrize(
-    ("deterministic", "device", "expected"),
-    [
-        (True, "GPU, some", [1]),
-        (True, "CPU, 2 cores", []),
-        (False, "GPU, some", []),
-    ],
-)
-def test_determinism_is_asked_for_where_it_is_not_given(
-    monkeypatch, deterministic, device, expected
-):
-    import tensorflow as tf
-
-    make_short(monkeypatch)
-    asked = []
-    monkeypatch.setattr(start, "device", lambda: device)
-    monkeypatch.setattr(
-        tf.config.experimental,
-        "enable_op_determinism",
-        lambda: asked.append(1),
-    )
-    runner.run(make_config(tasks=1, deterministic=deterministic))
-    assert asked == expected
-
-
-def test_overwrite_replaces_our_files_and_leaves_others(monkeypatch):
-    make_short(monkeypatch)
+def test_overwrite_replaces_our_files_and_leaves_others(short, monkeypatch):
     os.mkdir("out")
     for name in ("results.json", "average_accuracy.png", "checkpoint.npz"):
         pathlib.Path("out", name).write_text("old")
     pathlib.Path("out/notes.txt").write_text("mine")
-    result = invoke("--output", "out", "--overwrite", "--method", "naive")
+    arguments = ("--output", "out", "--overwrite", "--method", "naive")
+
+    # What cannot be run is refused before anything is replaced.
+    def refuse(*args):
+        raise OptionError("--tasks", "too many")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks_module, "check_tasks", refuse)
+        patch.setattr(tasks_module, "tasks", refuse)
+        result = invoke(*arguments)
+    assert result.stderr == "Error: --tasks: too many\n"
+    assert result.exit_code == 2
+    assert pathlib.Path("out/results.json").read_text() == "old"
+    result = invoke(*arguments)
     assert result.exit_code == 0, result.stderr
     assert pathlib.Path("out/notes.txt").read_text() == "mine"
     written = json.loads(pathlib.Path("out/results.json").read_text())
@@ -323,22 +250,7 @@ def test_overwrite_replaces_our_files_and_leaves_others(monkeypatch):
     }
 
 
-def test_what_cannot_be_run_is_refused_before_anything_is_replaced(monkeypatch):
-    os.mkdir("out")
-    pathlib.Path("out/results.json").write_text("old")
-
-    def refuse(*args):
-        raise OptionError("--dataset", "too small")
-
-    monkeypatch.setattr(nets, "check_images", refuse)
-    result = invoke("--output", "out", "--overwrite")
-    assert (result.exit_code, result.stderr) == (
-        *(2, "Error: --dataset: too small\n"),
-    )
-    assert pathlib.Path("out/results.json").read_text() == "old"
-
-
-def test_importance_is_recorded_and_changes_nothing(monkeypatch):
+def test_importance_is_recorded_after_each_task(short, monkeypatch):
     seen = []
     evaluate = method_run.MethodRun._evaluate
 
@@ -347,21 +259,9 @@ def test_importance_is_recorded_and_changes_nothing(monkeypatch):
         seen.append(callback.get_importance())
         evaluate(self, task)
 
-    given = make_config(methods=("si",))
-    monkeypatch.setattr(methods.METHODS["si"], "importance", lambda self: {})
-    (without,) = runner.run(given).trials
-    assert without.importance == {}
-    monkeypatch.undo()
-    monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
     monkeypatch.setattr(method_run.MethodRun, "_evaluate", spy)
-    (trial,) = runner.run(given).trials
-    np.testing.assert_array_equal(trial.accuracy, without.accuracy)
-    np.testing.assert_array_equal(trial.untrained, without.untrained)
+    (trial,) = runner.run(make_config(methods=("si",))).trials
     assert len(seen) == 2
-    assert sorted(trial.importance) == [
-        *("dense_net/hidden_0/bias", "dense_net/hidden_0/kernel"),
-        *("dense_net/logits/bias", "dense_net/logits/kernel"),
-    ]
     for task, arrays in enumerate(seen):
         assert arrays.keys() == trial.importance.keys()
         for path, array in arrays.items():
@@ -400,9 +300,11 @@ def failing(monkeypatch):
     return Failing
 
 
-def test_a_trial_that_diverges_is_marked_and_the_others_continue(failing):
+def test_a_trial_that_diverges_is_marked_and_the_others_continue(
+    short, failing
+):
     result = invoke(
-        *("--output", "out", "--epochs", "3"),
+        *("--output", "out", "--epochs", "2"),
         *("--method", "naive", "--method", "si"),
     )
     assert result.exit_code == 1
@@ -427,17 +329,17 @@ def test_what_has_diverged_is_not_consolidated(monkeypatch):
     )
 
     class Breaking(progress.Progress):
-        def step(self, epoch, logs):
+        def step(self, epoch, logs, share):
             weights = within_epoch(made[0]).trainable_variables[0]
             weights.assign(weights * np.nan)
 
-    original = method_run.MethodRun._new_model
+    original = nets.build
 
-    def remember(self):
-        made.append(original(self))
+    def remember(*args):
+        made.append(original(*args))
         return made[-1]
 
-    monkeypatch.setattr(method_run.MethodRun, "_new_model", remember)
+    monkeypatch.setattr(nets, "build", remember)
     results = runner.run(make_config(methods=("si",)), progress=Breaking())
     assert (
         "turned NaN or infinite in task 1, epoch 1" in results.trials[0].failed
@@ -456,7 +358,7 @@ def test_ctrl_c_before_the_run_has_begun_leaves_nothing(monkeypatch):
     assert os.listdir() == []
 
 
-def test_a_bug_shows_its_traceback(monkeypatch):
+def test_a_bug_shows_its_traceback(short, monkeypatch):
     def fail(*args):
         raise ValueError("a bug")
 

@@ -1,53 +1,67 @@
 """TensorFlow starts in silence, unless it cannot start."""
 
+import os
 import subprocess
 import sys
 
+import pytest
+from keras_si_cli.training import start
 
-def run(script):
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True
+
+def test_a_piped_run_is_plain_text_of_80_columns_and_nothing_else(tmp_path):
+    """Compiled by XLA, which has messages of its own."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "keras_si_cli", "run", "pmnist"),
+            *("--tasks", "1", "--steps", "2", "--hidden", "4", "--jit"),
+            *("--method", "si", "--output", os.fspath(tmp_path / "out")),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    first, *lines, last = done.stdout.splitlines()
+    assert first.startswith("si        seed 0  task  1/1  this task")
+    assert max(map(len, [first, *lines])) <= 80
+    assert last == f"results and figures: {tmp_path / 'out'}"
 
 
-def test_nothing_is_shown_and_the_error_output_works_again():
-    done = run(
-        "import os, sys\n"
-        "from keras_si_cli.training import start\n"
-        "start.import_quietly()\n"
-        "import tensorflow as tf\n"
-        "tf.function(lambda x: x + 1, jit_compile=True)(tf.ones(2))\n"
-        "print('python', file=sys.stderr, flush=True)\n"
-        "os.write(2, b'native')\n"
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (None, "after"),
+        (ImportError, "the reason, after"),
+        (KeyboardInterrupt, "after"),  # It needs no explanation.
+    ],
+)
+def test_native_output_is_held_back_unless_the_import_fails(
+    capfd, error, shown
+):
+    try:
+        with start._native_stderr_held_back():
+            os.write(2, b"the reason, ")
+            if error:
+                raise error
+    except (ImportError, KeyboardInterrupt):
+        pass
+    os.write(2, b"after")
+    assert capfd.readouterr() == ("", shown)
+
+
+def test_determinism_is_asked_for_where_it_is_not_given(monkeypatch):
+    import tensorflow as tf
+
+    asked = []
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "enable_op_determinism",
+        lambda: asked.append(start.device()),
     )
-    assert done.returncode == 0
-    assert done.stdout == ""
-    assert done.stderr == "python\nnative"
-
-
-def test_what_was_held_back_is_shown_if_the_import_fails():
-    done = run(
-        "import os\n"
-        "from keras_si_cli.training import start\n"
-        "try:\n"
-        "    with start._native_stderr_held_back():\n"
-        "        os.write(2, b'the reason')\n"
-        "        raise ImportError\n"
-        "except ImportError:\n"
-        "    os.write(2, b', then the error')\n"
-    )
-    assert done.stderr == "the reason, then the error"
-
-
-def test_what_was_held_back_is_not_shown_for_a_ctrl_c():
-    done = run(
-        "import os, signal\n"
-        "from keras_si_cli.training import start\n"
-        "try:\n"
-        "    with start._native_stderr_held_back():\n"
-        "        os.write(2, b'chatter')\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "except KeyboardInterrupt:\n"
-        "    os.write(2, b'only this')\n"
-    )
-    assert done.stderr == "only this"
+    monkeypatch.setattr(start, "backend", lambda: "tensorflow")
+    for device in ("GPU, some", "CPU, 2 cores"):
+        monkeypatch.setattr(start, "device", lambda name=device: name)
+        for deterministic in (True, False):
+            start.import_quietly(deterministic=deterministic)
+    assert asked == ["GPU, some"]

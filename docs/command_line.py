@@ -1,19 +1,15 @@
-"""A hook of MkDocs: the page of the command line has all that `--help` says.
+"""The command line as the documentation shows it: with all of `--help`.
 
-mkdocs-click shows a command's description, usage and options, and leaves out
-the epilog, in which the examples are. What it takes for the description is
-Markdown, so that the epilog can be written below it.
+mkdocs-click shows a command's description, usage and options. It leaves out
+the epilog, which has the examples, and takes the description for Markdown. So
+this copy of the command line has its epilogs in its descriptions.
 """
 
+import copy
 import inspect
 from typing import Any
 
-from keras_si_cli.main import main
-
-
-def on_startup(**_: Any) -> None:
-    """Before the first page is made; `mkdocs serve` makes them many times."""
-    _describe(main)
+from keras_si_cli.main import main as _main
 
 
 def _describe(command: Any) -> None:
@@ -26,3 +22,7 @@ def _describe(command: Any) -> None:
     command.help = "\n\n".join(parts)
     for part in getattr(command, "commands", {}).values():
         _describe(part)
+
+
+main = copy.deepcopy(_main)
+_describe(main)

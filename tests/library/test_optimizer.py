@@ -1,0 +1,256 @@
+"""The optimizer around the user's: its settings, its reset, its copies."""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+import reference_si as oracle
+from helpers import (
+    SIZES,
+    assert_equal,
+    assert_matches_oracle,
+    assert_near,
+    fit,
+    flat,
+    make_model,
+    make_oracle,
+    make_tasks,
+    only_on,
+)
+from helpers import compile_eagerly as compile_model
+from keras import ops
+
+from keras_si import SICallback
+from keras_si.optimizer import SIOptimizer
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("clipnorm", 1e-3),
+        ("clipvalue", 1e-4),
+        ("global_clipnorm", 1e-3),
+        ("weight_decay", 5.0),
+        ("beta_1", 0.0),
+    ],
+)
+def test_setting_written_under_si_has_the_effect_it_has_without(name, value):
+    ends = []
+    for callbacks in ([], [SICallback(strength=0.0)]):
+        keras.utils.set_random_seed(3)
+        model = compile_model(make_model())
+        task = make_tasks(1)[0]
+        for callback in callbacks:
+            callback.set_model(model)
+        setattr(model.optimizer, name, value)
+        assert getattr(model.optimizer, name) == value
+        fit(model, task, *callbacks)
+        ends.append(model.get_weights())
+    assert_equal(*ends)
+
+
+def test_every_public_setting_is_the_inner_optimizers():
+    model = compile_model(make_model())
+    SICallback().set_model(model)
+    outer, inner = model.optimizer, model.optimizer.inner_optimizer
+    names = [
+        n for n in vars(inner) if n[0] != "_" and n not in ("name", "built")
+    ]
+    assert {"clipnorm", "use_ema", "loss_scale_factor", "epsilon"} < {*names}
+    for name in names:
+        assert getattr(outer, name) is getattr(inner, name), name
+        setattr(outer, name, 0.25)
+        assert getattr(outer, name) == getattr(inner, name) == 0.25, name
+    with pytest.raises(AttributeError, match="momentum_of_mine"):
+        outer.momentum_of_mine  # noqa: B018
+    assert not hasattr(outer, "_momentum")
+
+
+@only_on("tensorflow", reason="its update is compiled by itself")
+@pytest.mark.parametrize("through", ["wrapper", "handle"])
+def test_setting_has_effect_on_an_update_that_was_compiled(through):
+    handle = keras.optimizers.SGD(0.1)
+    model = compile_model(make_model(), handle, run_eagerly=False)
+    task = make_tasks(1)[0]
+    fit(model, task, SICallback())
+    optimizer = model.optimizer if through == "wrapper" else handle
+    optimizer.clipvalue = 1e-12
+    model.make_train_function(force=True)
+    before = model.get_weights()
+    fit(model, task, SICallback())
+    assert_near(before, model.get_weights(), atol=1e-10)
+
+
+def test_setting_written_before_the_optimizer_is_built_is_kept():
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    SICallback().set_model(model)
+    other = from_config(model.optimizer)
+    other.clipnorm = 0.5
+    other.build(model.trainable_variables)
+    assert other.clipnorm == other.inner_optimizer.clipnorm == 0.5
+    assert other.use_ema is False
+
+
+# Reset.
+
+
+def test_reset_optimizer_trains_as_a_new_one_and_keeps_what_si_knows():
+    first, second = make_tasks(2)
+    ends = []
+    for reset in (True, False):
+        keras.utils.set_random_seed(3)
+        model = compile_model(make_model(), keras.optimizers.Adam(1e-2))
+        si = SICallback(strength=5.0)
+        fit(model, first, si)
+        model.optimizer.learning_rate = 2e-2
+        importance = flat(si.get_importance())
+        if reset:
+            si.reset_optimizer()
+            np.testing.assert_array_equal(importance, flat(si.get_importance()))
+        else:
+            compile_model(model, keras.optimizers.Adam(2e-2))
+        assert int(ops.convert_to_numpy(model.optimizer.iterations)) in (0, 6)
+        logs = fit(model, second, si).history
+        ends.append((model.get_weights(), logs["si_penalty"]))
+    assert_near(ends[0][0], ends[1][0], atol=1e-6)
+    np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "then", ["fit", "get_importance", "set_model", "save", "compile"]
+)
+def test_state_zeroed_with_the_moments_is_refused(then, tmp_path):
+    model = compile_model(make_model())
+    task = make_tasks(1)[0]
+    si = SICallback()
+    fit(model, task, si)
+    rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
+    for variable in model.optimizer.variables:
+        variable.assign(np.zeros(variable.shape, variable.dtype))
+    model.optimizer.learning_rate = rate
+    if then == "compile":
+        compile_model(model)
+    with pytest.raises(ValueError, match="erased.*reset_optimizer"):
+        if then == "fit":
+            fit(model, task, si)
+        elif then == "get_importance":
+            si.get_importance()
+        elif then == "save":
+            model.save(tmp_path / "model.keras")
+        else:
+            SICallback().set_model(model)
+
+
+def test_reset_optimizer_drops_the_micro_batches_of_a_step_that_was_begun():
+    """A step of SGD is -rate * g, so omega is step^2 / rate."""
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    model = compile_model(make_model(), optimizer)
+    si = SICallback(strength=0.0)
+    si.set_model(model)
+    task, other = make_tasks(2)
+    model.train_on_batch(*task)
+    si.reset_optimizer()
+    before = model.get_weights()
+    for _ in range(2):
+        model.train_on_batch(*other)
+    omega = si.get_path_integral().values()
+    for old, now, each in zip(before, model.get_weights(), omega, strict=True):
+        np.testing.assert_allclose(
+            each, (now - old) ** 2 / 0.1, rtol=1e-3, atol=1e-7
+        )
+
+
+class OptimizerWithState(keras.optimizers.SGD):
+    state = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.state = "its own"
+
+
+def test_attribute_of_the_optimizer_that_si_has_too_is_left_alone():
+    model = compile_model(make_model(), OptimizerWithState(0.1))
+    si = SICallback()
+    fit(model, make_tasks(1)[0], si)
+    si.detach()
+    assert model.optimizer.state == "its own"
+
+
+# Copies of the optimizer, and of a model that has it.
+
+
+def from_config(optimizer):
+    return type(optimizer).from_config(optimizer.get_config())
+
+
+def serialized(optimizer):
+    return keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        from_config,
+        serialized,
+        pytest.param(
+            copy.deepcopy,
+            marks=pytest.mark.filterwarnings("ignore:.*(restored|Skipping)"),
+        ),
+    ],
+)
+def test_copy_of_the_optimizer_is_as_a_new_one_of_the_users(make, built):
+    first, second = make_tasks(2)
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    si = SICallback(0.7, 0.05)
+    fit(model, first, si)
+    importance = flat(si.get_importance())
+    copied = make(model.optimizer)
+    if not built:
+        model, importance = make_model(built=False), 0 * importance
+    compile_model(model, copied)
+    fit(model, second, si)
+    inner = model.optimizer.inner_optimizer
+    assert isinstance(inner, keras.optimizers.SGD)
+    assert not isinstance(inner, SIOptimizer)
+    now = flat(si.get_importance())
+    assert (now >= 0).all()
+    assert (now != importance).any()
+    assert now.sum() > 0.9 * importance.sum()
+
+
+def by_config(model):
+    other = type(model).from_config(model.get_config())
+    other.build((None, SIZES[0]))
+    other.compile_from_config(model.get_compile_config())
+    other.run_eagerly = model.run_eagerly
+    return other
+
+
+@pytest.mark.parametrize("consolidate", ["train_end", 2])
+@pytest.mark.parametrize("make", [keras.models.clone_model, by_config])
+def test_clone_trains_as_without_si_until_a_callback_is_passed(
+    make, consolidate
+):
+    first, second = make_tasks(2)
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    fit(model, first, SICallback(strength=50.0, consolidate=consolidate))
+    cloned = make(model)
+    assert cloned.optimizer is not None
+    plain = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    plain.set_weights(cloned.get_weights())
+    for each in (cloned, plain):
+        logs = fit(each, first).history
+    assert set(logs) == {"loss"}
+    assert_near(cloned.get_weights(), plain.get_weights())
+    # And it is a first task that the callback then meets.
+    reference = make_oracle(cloned, oracle.SGD(0.1), 0.7, 0.05)
+    si = SICallback(0.7, 0.05)
+    for x, y in (first, second):
+        fit(cloned, (x, y), si)
+        oracle.fit(reference, np.float64(x), y, 8, 2)
+        reference.consolidate()
+    assert_matches_oracle(cloned, si, reference)
