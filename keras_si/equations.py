@@ -22,7 +22,8 @@ def accumulate(
     """Returns omega after one optimizer step (equation 3 of the paper).
 
     `omega - gradient * (after - before)`: the fall of the task's loss along
-    the step, as each weight saw it.
+    the step, as each weight saw it. A weight that is no longer finite
+    contributes nothing, so the sum over the good steps before stays usable.
 
     Args:
         path_integral: omega, the running sum of this task, in the unit of
@@ -30,9 +31,6 @@ def accumulate(
         gradient: Gradient of the task's loss alone at `before`.
         before: theta when the gradient was taken.
         after: theta after the step that really happened.
-
-    A weight that is no longer finite contributes nothing, so the sum over the
-    good steps before it stays usable.
 
     Examples:
         >>> float(accumulate(3.0, gradient=2.0, before=1.0, after=0.5))

@@ -21,10 +21,9 @@ class OutputMask(keras.layers.Layer):
     Put it after the layer of logits. The logits of outputs that are not
     active become so small that the softmax gives them exactly 0, and no
     gradient reaches them: exactly 0 too. All else passes unchanged, in the
-    shape of the inputs. With a
-    pair of outputs for each task and only the current pair active, this is
-    the masked softmax of Zenke, Poole & Ganguli, "Continual Learning Through
-    Synaptic Intelligence", ICML 2017, section 4.1.
+    shape of the inputs. With a pair of outputs for each task and only the
+    current pair active, this is the masked softmax of Zenke, Poole & Ganguli,
+    "Continual Learning Through Synaptic Intelligence", ICML 2017, section 4.1.
 
     Which outputs are active is a variable, `(units,)`, that is not trained:
     `set_active` changes it between fits without a new trace, and it is saved

@@ -219,7 +219,7 @@ class SIOptimizer(OptimizerWrapper):
         else:
             saving.load(self.state, self._variables, store)
             self.is_used = True
-            # So that a new `compile`, and `model.losses`, know of the state.
+            # `model.losses` and a new `compile` find the state through them.
             link(self.state)
             if self.state.steps_of_task() and self.state.fit is Fit.ENDED:
                 self.state.due.assign(1)  # a checkpoint from before the end

@@ -117,7 +117,7 @@ class TaskEnds(keras.callbacks.Callback):
         return self._consolidate in ("train_end", "epoch_end")
 
     def _continue_task(self) -> None:
-        """Once attached: has the model been in the middle of a task?"""
+        """Once attached: ends a task that is due, or notes one under way."""
         self._end_task_if_due()
         self._continues = (
             self._ends_tasks
