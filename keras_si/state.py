@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ from keras_si import backend, equations
 from keras_si.arguments import unique_names
 from keras_si.equations import Tensor
 from keras_si.replicas import assign
+from keras_si.variables import add_arrays, add_variable, copy
 
 
 class Fit(enum.Enum):
@@ -73,60 +74,27 @@ class SIState:
     ) -> None:
         self.variables = list(variables)
         self.names = unique_names(variables)
-        self._optimizer = optimizer
         self._accumulation_steps = accumulation_steps
-        self.path_integrals = self._add_arrays("path_integral")
-        self.importances = self._add_arrays("importance")
-        self.references = self._add_arrays("reference", copy=True)
+        arrays = functools.partial(add_arrays, optimizer, self.variables)
+        self.path_integrals = arrays("path_integral")
+        self.importances = arrays("importance")
+        self.references = arrays("reference", copied=True)
         self.gradient_sums = (
-            self._add_arrays("task_gradient_sum") if accumulation_steps else []
+            arrays("task_gradient_sum") if accumulation_steps else []
         )
         dtypes = {reference.dtype for reference in self.references}
         dtype = "float64" if "float64" in dtypes else "float32"
-        self.strength = self._add("strength", dtype, value=strength)
-        self.damping = self._add("damping", dtype, value=damping)
-        self.due = self._add("consolidation_due", "int32")
-        self.steps = self._add(
-            "steps_since_consolidation", "int32", (len(variables),), value=-1
-        )
-        self.penalties = self._add("penalties", dtype, (len(variables),))
+        add = functools.partial(add_variable, optimizer)
+        self.strength = add("strength", dtype, value=strength)
+        self.damping = add("damping", dtype, value=damping)
+        self.due = add("consolidation_due", "int32")
+        shape = (len(self.variables),)
+        self.steps = add("steps_since_consolidation", "int32", shape, -1)
+        self.penalties = add("penalties", dtype, shape)
         self.known_penalties: Tensor | None = None
         self.fit = Fit.NONE
         self.others: list[tuple[int, keras.Variable]] = []
         self.loaded: dict[int, tuple[str, Sequence[Tensor]]] = {}
-
-    def _add(
-        self,
-        name: str,
-        dtype: str,
-        shape: tuple[int, ...] = (),
-        value: float = 0,
-    ) -> keras.Variable:
-        return self._optimizer.add_variable(
-            shape=shape,
-            initializer=keras.initializers.Constant(value),
-            dtype=dtype,
-            aggregation="only_first_replica",
-            name=name,
-        )
-
-    def _add_arrays(
-        self, name: str, copy: bool = False
-    ) -> list[keras.Variable]:
-        arrays = []
-        for variable in self.variables:
-            dtype = variable.dtype
-            if dtype not in ("float32", "float64"):
-                dtype = "float32"  # bfloat16 cannot add up small steps
-            array = self._optimizer.add_variable(
-                shape=variable.shape,
-                initializer=_CopyOf(variable) if copy else "zeros",
-                dtype=dtype,
-                layout=backend.layout_of(variable),
-                name=f"{variable.path.replace('/', '_')}_{name}",
-            )
-            arrays.append(array)
-        return arrays
 
     def weights(self, slot: int) -> Tensor:
         """Returns the present theta, in the state's precision."""
@@ -293,7 +261,7 @@ class SIState:
 
     def take_over(self, slot: int, known: Sequence[Tensor], steps: int) -> None:
         """Takes over omega, Omega, theta~ and the steps of one variable."""
-        self._assign(slot, [_copy(ops.convert_to_tensor(a)) for a in known])
+        self._assign(slot, [copy(ops.convert_to_tensor(a)) for a in known])
         counts = ops.convert_to_numpy(self.steps).copy()
         counts[slot] = steps
         self.steps.assign(counts)
@@ -318,18 +286,3 @@ class SIState:
 
 def as_int(variable: keras.Variable) -> int:
     return int(ops.convert_to_numpy(variable))
-
-
-def _copy(x: Tensor) -> Tensor:
-    # Adding zero makes a new buffer: a plain read may share the variable's.
-    return x + ops.zeros((), x.dtype)
-
-
-class _CopyOf(keras.initializers.Initializer):
-    """Initializes a variable with the present value of another one."""
-
-    def __init__(self, variable: keras.Variable) -> None:
-        self.variable = variable
-
-    def __call__(self, shape: Any, dtype: str | None = None) -> Tensor:
-        return ops.cast(_copy(self.variable), dtype)

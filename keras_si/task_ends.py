@@ -67,6 +67,7 @@ class TaskEnds(keras.callbacks.Callback):
             self.model, self._end_fit, owner=self
         )
         self._fit_has_begun = self._epoch_has_begun = False
+        self._is_broken = False
         if self._optimizer is not None:
             self._begin_fit()
 
@@ -107,7 +108,8 @@ class TaskEnds(keras.callbacks.Callback):
     def _begin_epoch(self) -> None:
         state = self._state
         self._end_task_if_due()
-        if self._consolidate == "epoch_end" and state.steps_of_task():
+        ends = self._consolidate == "epoch_end" and not self._is_broken
+        if ends and state.steps_of_task():
             self._consolidate_now()
         state.refresh_penalties()
         self._counts_at_begin = self._counts()
@@ -139,7 +141,12 @@ class TaskEnds(keras.callbacks.Callback):
         self._is_broken = bool(diagnostics.warn_of_nonfinite(state))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        if self._optimizer is None or not self._fit_has_begun:
+        if self._optimizer is None:
+            return
+        # A loop of the user's own need not call the hooks of batches.
+        is_own_loop = not self._is_called_last
+        steps = self._state.steps_of_task() if is_own_loop else 0
+        if not self._fit_has_begun and not steps:
             return
         if self._is_broken or self._consolidate is None:
             return  # either was warned of, or the user ends tasks

@@ -80,6 +80,18 @@ def test_nan_gradients_are_said_and_never_consolidated():
     assert np.isfinite(model.train_on_batch(*good))
 
 
+def test_epoch_that_breaks_the_weights_ends_no_task_and_fit_continues():
+    model, layer = poisoned(np.nan, keras.optimizers.SGD(0.1))
+    good, bad = make_tasks(2)
+    si = SICallback(consolidate="epoch_end")
+    fit(model, good, si)
+    importance = si.get_importance()
+    layer.on.assign(1.0)
+    with pytest.warns(UserWarning, match="NaN or infinite values in the weig"):
+        fit(model, bad, si, epochs=2)
+    assert_equal(si.get_importance(), importance)
+
+
 @pytest.mark.parametrize("consolidate", [None, 2])
 def test_infinite_gradients_that_an_optimizer_survives_are_dropped(consolidate):
     """Compiled: within a step SI cannot stop."""

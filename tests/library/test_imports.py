@@ -44,8 +44,9 @@ def test_imports_point_one_way():
     order = [
         *("equations", "metrics", "masking", "arguments", "replicas"),
         *("backend", "gradients", "curvature", "estimation", "regularizer"),
-        *("state", "diagnostics", "links", "saving", "wrapper", "optimizer"),
-        *("attach", "fit_hooks", "task_ends", "callback", "__init__"),
+        *("variables", "state", "diagnostics", "links", "saving", "wrapper"),
+        *("optimizer", "attach", "fit_hooks", "task_ends", "callback"),
+        "__init__",
     ]
     assert {path.stem for path in CORE.glob("*.py")} == set(order)
     for position, name in enumerate(order):

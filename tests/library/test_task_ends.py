@@ -153,7 +153,10 @@ def test_history_of_the_users_own_may_stand_anywhere(position):
     assert "on_train_end" not in vars(history)
 
 
-def test_loop_of_the_users_own_that_calls_callbacks_matches_the_oracle():
+@pytest.mark.parametrize("of_batches", [True, False])
+def test_loop_of_the_users_own_that_calls_callbacks_matches_the_oracle(
+    of_batches,
+):
     """Its list of callbacks has no `History`, behind which SI could wait."""
     model, si, reference = start()
     for x, y in make_tasks(2):
@@ -162,10 +165,12 @@ def test_loop_of_the_users_own_that_calls_callbacks_matches_the_oracle():
         for epoch in range(2):
             callbacks.on_epoch_begin(epoch)
             for first in (0, 8, 16):
-                callbacks.on_train_batch_begin(first)
                 batch = slice(first, first + 8)
+                if of_batches:
+                    callbacks.on_train_batch_begin(first)
                 model.train_on_batch(x[batch], y[batch])
-                callbacks.on_train_batch_end(first)
+                if of_batches:
+                    callbacks.on_train_batch_end(first)
             callbacks.on_epoch_end(epoch)
         callbacks.on_train_end()
         learn(reference, (x, y))
