@@ -65,6 +65,7 @@ def attach(
     # Also where only the consolidation has changed: JAX keeps what it traced
     # for as long as the step is the same function.
     backend.wrap_train_step(model, state)
+    backend.undo_failed_loads(model)
     return si_optimizer
 
 
@@ -74,6 +75,7 @@ def detach(model: keras.Model, si_optimizer: SIOptimizer) -> None:
     if _inside(model.optimizer) is si_optimizer:
         _install(model, si_optimizer.inner_optimizer)
     backend.unwrap_train_step(model)
+    vars(model).pop("load_weights", None)
     backend.retrace(model)
 
 

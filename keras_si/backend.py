@@ -206,6 +206,29 @@ def has_wrapped_train_step(model: keras.Model, state: Any) -> bool:
     return wrapped_for is state
 
 
+def undo_failed_loads(model: keras.Model) -> None:
+    """Has `model` keep its weights where its `load_weights` raises.
+
+    Keras loads the layers before the optimizer, which refuses SI state that
+    does not fit. `load_weights` is replaced on the instance, until it is
+    deleted there.
+    """
+    if "load_weights" in vars(model):
+        return
+    original = model.load_weights
+
+    @functools.wraps(original)
+    def load_weights(*args: Any, **kwargs: Any) -> Any:
+        before = model.get_weights()
+        try:
+            return original(*args, **kwargs)
+        except Exception:
+            model.set_weights(before)
+            raise
+
+    model.load_weights = load_weights
+
+
 def retrace(model: keras.Model) -> None:
     """Makes `model` trace its functions again, if it has any.
 

@@ -104,8 +104,8 @@ def load(
             f"arrays, expected {len(variables)}"
             f"{'; ' + problems[0] if problems else ''}. Load it into the "
             "model it was saved from, with the same layers trainable and the "
-            "same `include` and `exclude`. SI's state is unchanged; Keras may "
-            "have loaded the model's weights."
+            "same `include` and `exclude`. SI's state is unchanged, and "
+            "`model.load_weights` leaves the weights as they were."
         )
     for index, variable in enumerate(variables):
         variable.assign(store[str(index)])

@@ -346,9 +346,14 @@ def test_weights_of_another_choice_of_variables_are_refused(tmp_path):
     path = tmp_path / "model.weights.h5"
     model.save_weights(path)
     other = compile_model(make_model())
-    SICallback(include="dense_0").set_model(other)
+    si = SICallback(include="dense_0")
+    si.set_model(other)
+    before = other.get_weights()
     with pytest.raises(ValueError, match="SI state does not fit.*dense"):
         other.load_weights(path)
+    assert_equal(other.get_weights(), before)
+    si.detach()
+    assert "load_weights" not in vars(other)
 
 
 @pytest.mark.parametrize(
