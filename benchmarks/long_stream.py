@@ -30,8 +30,8 @@ from keras_si_cli import files
 from keras_si_cli.experiments import config
 from keras_si_cli.results import figures
 from keras_si_cli.results.results import Results
+from keras_si_cli.training import checkpoint, progress, runner, start
 from keras_si_cli.training import folder as folders
-from keras_si_cli.training import progress, runner, start
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -85,8 +85,8 @@ class Cost(progress.Progress):
         self._started = self._trained = time.process_time()
         self._steps = 0
 
-    def step(self, epoch, logs):
-        super().step(epoch, logs)
+    def step(self, epoch, logs, share):
+        super().step(epoch, logs, share)
         self._steps += 1
 
     def evaluating(self):
@@ -127,23 +127,22 @@ def run(options, folder):
         "hidden": options.hidden and tuple(options.hidden),
     }
     chosen = config.resolve("pmnist", "quick", given)
-    folder.mkdir(parents=True, exist_ok=True)
-    standing = folders.standing(folder, chosen)
-    if standing.is_over:
-        print(f"{folder} is complete")
-        return
-    with (
-        folders.lock(folder),
-        decaying(1.0 if options.decay is None else options.decay),
-        Cost(folder / COST, options.decay) as shown,
-    ):
-        runner.run(
-            chosen,
-            folder,
-            progress=shown,
-            standing=standing,
-            command=shlex.join(["python", *sys.argv]),
-        )
+    with folders.held(folder, resume=True):
+        begun, _ = checkpoint.find(folder, chosen)
+        if begun.results is not None and begun.results.is_over:
+            print(f"{folder} is complete")
+            return
+        with (
+            decaying(1.0 if options.decay is None else options.decay),
+            Cost(folder / COST, options.decay) as shown,
+        ):
+            runner.run(
+                chosen,
+                folder,
+                progress=shown,
+                begun=begun,
+                command=shlex.join(["python", *sys.argv]),
+            )
 
 
 def label(results, cost):

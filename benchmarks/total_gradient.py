@@ -114,7 +114,7 @@ def measure(record, save, options, data):
                 with variant(*switches):
                     (trial,) = runner.run(chosen, dataset=data).trials
                 # NaN, of a run that diverged, becomes null.
-                accuracy = trial.final_average_accuracy
+                accuracy = trial.measures["final_average_accuracy"]
                 record["runs"].append(
                     {
                         **dict(zip(keys, key, strict=True)),

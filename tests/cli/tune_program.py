@@ -74,6 +74,8 @@ def replace_training():
 if __name__ in ("__main__", "__mp_main__"):
     replace_training()
 if __name__ == "__main__":
+    # A shell that starts the tests in the background has Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from keras_si_cli.main import main
 
     main()
