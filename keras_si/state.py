@@ -39,29 +39,35 @@ class SIState:
         accumulation_steps: Micro-batches per optimizer step, or `None`.
 
     Attributes:
-        names: A unique name for each variable: its path, or the path with a
-            suffix.
         path_integrals, importances, references: omega, Omega and theta~, a
             variable of the weights' shape for each slot.
         strength, damping: c and xi, scalar variables.
+        gradient_sums: Sums of the task's gradients over the micro-batches of
+            the step under way, with gradient accumulation only.
         steps: Optimizer steps of this task in which each variable had a
             gradient, shape `(len(variables),)`; -1 until the first of all. So
             long theta~ follows the weights: those that are set or loaded
             before are where the first task starts.
-        due: 1 when a task has ended and is still to be consolidated, else 0.
         penalties: Each variable's penalty at the present weights, shape
             `(len(variables),)`. The update computes it while the weights are
             at hand, so the next step need not read all of the state again.
-        gradient_sums: Sums of the task's gradients over the micro-batches of
-            the step under way, with gradient accumulation only.
-        known_penalties: The values of `penalties` while a step is running,
-            else `None`.
-        fit: A `Fit`; a state that was loaded is of a running one.
-        others: The model's other variables, each with its position in
-            `model.weights`.
-        loaded: What a file had of variables that were not tracked when it was
-            saved: by position in `model.weights`, the end of the variable's
-            path, and omega, Omega and theta~ if SI knew it.
+
+    What other files need, named here because it lives here:
+
+    Attributes:
+        names: A unique name for each variable: its path, or the path with a
+            suffix.
+        known_penalties: For `links.py`: the values of `penalties` while a step
+            is running, else `None`.
+        due: For `task_ends.py`: 1 when a task has ended and is still to be
+            consolidated, else 0.
+        fit: For the same: a `Fit`; a state that was loaded is of a running
+            one.
+        others: For `attach.py` and `saving.py`: the model's other variables,
+            each with its position in `model.weights`.
+        loaded: For the same: what a file had of variables that were not
+            tracked when it was saved: by position in `model.weights`, the end
+            of the variable's path, and omega, Omega and theta~ if SI knew it.
     """
 
     def __init__(
