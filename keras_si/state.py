@@ -51,10 +51,6 @@ class SIState:
         penalties: Each variable's penalty at the present weights, shape
             `(len(variables),)`. The update computes it while the weights are
             at hand, so the next step need not read all of the state again.
-
-    What other files need, named here because it lives here:
-
-    Attributes:
         names: A unique name for each variable: its path, or the path with a
             suffix.
         known_penalties: For `links.py`: the values of `penalties` while a step
