@@ -1,5 +1,6 @@
 """Each method, and what it does to a run over tasks that split the classes."""
 
+import functools
 import itertools
 
 import keras
@@ -258,15 +259,17 @@ def by_one_weight(do, y, **options):
     return do(np.ones((1, 1)), np.full((1, 1), y), verbose=0, **options)
 
 
+def weight_after_step(model, y):
+    by_one_weight(model.fit, y)
+    return model.get_weights()[0].item()
+
+
 def test_l2_by_hand():
     """One weight, SGD; the second task is held to where the first ended."""
     model = one_weight()
     l2 = methods.METHODS["l2"](strength=0.5, damping=0.1)
     l2.attach(model)
-
-    def step(y):
-        by_one_weight(model.fit, y)
-        return model.get_weights()[0].item()
+    step = functools.partial(weight_after_step, model)
 
     # The gradient of (w - 1)^2 at 0 is -2, at 1/2 it is -1: there is no
     # penalty yet, whose gradient at 1/2 would be 1/2.
@@ -319,10 +322,7 @@ def test_ewc_by_hand():
     model = one_weight()
     ewc = methods.METHODS["ewc"](strength=0.5, damping=0.1)
     ewc.attach(model)
-
-    def step(y):
-        by_one_weight(model.fit, y)
-        return model.get_weights()[0].item()
+    step = functools.partial(weight_after_step, model)
 
     # As `test_l2_by_hand`: there is no penalty yet.
     assert step(1.0) == pytest.approx(0.5)
