@@ -56,7 +56,10 @@ def main():
     def fit(autotune):
         started = time.perf_counter()
         model.fit(
-            pipeline(args.steps, autotune), callbacks=[last_step], verbose=0
+            pipeline(args.steps, autotune),
+            callbacks=[last_step],
+            shuffle=False,
+            verbose=0,
         )
         ended = time.perf_counter()
         return last_step.ended - started, ended - last_step.ended

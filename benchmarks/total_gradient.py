@@ -43,7 +43,7 @@ VARIANTS = {
     "the same, with their initial weights": (True, False, True),
 }
 RECORD, TABLE = "total_gradient.json", "table.md"
-QUICK = {"tasks": 3, "steps": 20, "hidden": (16,)}
+QUICK = {"tasks": 2, "steps": 5, "hidden": (16,)}
 
 
 @contextlib.contextmanager

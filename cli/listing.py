@@ -1,9 +1,9 @@
 """What there is to run: benchmarks, presets and methods, with sources."""
 
 import dataclasses
+import textwrap
 
 from rich.console import Console
-from rich.padding import Padding
 
 from .experiments.config import text
 from .experiments.presets import BENCHMARKS, SCENARIOS, Preset
@@ -45,4 +45,12 @@ def _options(preset: Preset) -> str:
 
 
 def _indented(console: Console, text: str, left: int) -> None:
-    console.print(Padding(text, (0, 0, 0, left), expand=False))
+    indent = left * " "
+    console.out(
+        textwrap.fill(
+            *(text, console.width),
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+        )
+    )

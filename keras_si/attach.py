@@ -11,7 +11,7 @@ from keras_si.arguments import names_by_id
 from keras_si.links import is_linked, link, link_of, unlink
 from keras_si.optimizer import SIOptimizer
 from keras_si.saving import end_of_path
-from keras_si.state import SIState
+from keras_si.state import Fit, SIState
 
 # Whether to track a variable, by itself and its name of `unique_names`.
 Tracks: TypeAlias = Callable[[keras.Variable, str], bool]
@@ -167,7 +167,9 @@ def _take_up(model: keras.Model, state: SIState) -> None:
         # Where the model stands in its task, and what a file knew.
         diagnostics.check_not_erased(other)
         state.due.assign(ops.maximum(state.due, other.due))
-        state.fit = other.fit
+        if other.fit is not Fit.NONE:
+            # Handed on: a frozen layer's state is asked again later.
+            state.fit, other.fit = other.fit, Fit.NONE
         state.loaded |= other.loaded
     slots = {id(variable): i for i, variable in enumerate(state.variables)}
     beside = {id(v) for other in others.values() for _, v in other.others}

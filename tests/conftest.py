@@ -7,6 +7,9 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# Machine code that is fast takes XLA longer to make than the tests to run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 # What JAX compiles in one test, it need not compile again in another: most
 # have the same net. The processes of one run share the folder.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

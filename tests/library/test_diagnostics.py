@@ -287,6 +287,20 @@ def test_fit_after_an_interrupted_one_that_was_ended_by_hand_says_nothing():
     fit(model, second, si)
 
 
+def test_interruption_that_is_past_is_not_said_when_a_layer_is_unfrozen():
+    model, si = compile_model(make_model()), SICallback()
+    first, second = make_tasks(2)
+    with pytest.raises(PowerCut):
+        fit(model, first, si, CutPower())
+    model.layers[-1].trainable = False
+    compile_model(model)
+    with pytest.warns(UserWarning, match="continues that task"):
+        fit(model, first, si)
+    model.layers[-1].trainable = True
+    compile_model(model)
+    fit(model, second, si)
+
+
 def test_fit_within_a_fit_of_the_same_model_says_that_it_continues():
     model = compile_model(make_model())
     first, second = make_tasks(2)
