@@ -127,7 +127,7 @@ def run(options, folder):
         "hidden": options.hidden and tuple(options.hidden),
     }
     chosen = config.resolve("pmnist", "quick", given)
-    with folders.held(folder, resume=True):
+    with folders.locked_folder(folder, resume=True):
         begun, _ = checkpoint.find(folder, chosen)
         if begun.results is not None and begun.results.is_over:
             print(f"{folder} is complete")

@@ -25,6 +25,7 @@ class DamagedFile(RunError):
 
     def __init__(self, path: Path, problem: object) -> None:
         super().__init__(f"{path} is damaged: {problem}")
+        self.problem = problem
 
 
 def write_atomically(

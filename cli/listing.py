@@ -48,7 +48,8 @@ def _indented(console: Console, text: str, left: int) -> None:
     indent = left * " "
     console.out(
         textwrap.fill(
-            *(text, console.width),
+            text,
+            console.width,
             initial_indent=indent,
             subsequent_indent=indent,
             break_on_hyphens=False,

@@ -13,6 +13,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import re
 import secrets
 import socket
 import warnings
@@ -115,7 +116,8 @@ class Search:
                 sampler=optuna.samplers.TPESampler(n_startup_trials=5),
             )
         except Exception as error:  # Each database has errors of its own.
-            reason = f"{self.storage} cannot be used: {error!r}"
+            where = re.sub("//.*@", "//", self.storage)  # without a password
+            reason = f"{where} cannot be used: {error!r}"
             raise OptionError("--storage", reason.splitlines()[0]) from error
         now = {**self.protocol, **({"data": data} if data else {})}
         found = study.user_attrs.get("protocol", now)
@@ -139,9 +141,9 @@ class Search:
 
         if self.is_file:
             return JournalStorage(JournalFileBackend(self.storage))
-        for _ in range(3):  # Processes that make the tables at once may fail.
-            with contextlib.suppress(Exception):
-                return RDBStorage(self.storage, heartbeat_interval=HEARTBEAT)
+        # Of processes that make the tables at once, one may fail.
+        with contextlib.suppress(Exception):
+            return RDBStorage(self.storage, heartbeat_interval=HEARTBEAT)
         return RDBStorage(self.storage, heartbeat_interval=HEARTBEAT)
 
 

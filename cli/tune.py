@@ -62,6 +62,9 @@ def tune(
         pathlib.Path(output),
     )
     _check(search)
+    if storage is not None:
+        search.study()  # One that cannot be used leaves no folder.
+    _make_folder(search)
     again = f"the same command with --output {shlex.quote(output)}"
     # Slurm's SIGTERM, too, frees the setting that is under way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -82,7 +85,7 @@ def tune(
 
 
 def _check(search: Search) -> None:
-    """Refuses what cannot be searched; makes the folder."""
+    """Refuses what cannot be searched."""
     limits = search.limits.values()
     if len(search.config.methods) > 1 or not limits:
         raise OptionError(
@@ -101,6 +104,14 @@ def _check(search: Search) -> None:
             "has no range; give two values of --strength or --damping, or "
             "leave --strength out",
         )
+    if not search.trials and not any(search.given.values()):
+        raise OptionError(
+            "--strength",
+            "is missing: give values to try, or --trials to search for some",
+        )
+
+
+def _make_folder(search: Search) -> None:
     folder, problem = search.folder, "has other files"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -277,7 +288,9 @@ def _draw(
         axes.yaxis.set_major_formatter("{x:g}")
         for across, up, accuracy in zip(x, y, accuracies, strict=True):
             axes.text(across, up, f"{accuracy:.2f}\n", ha="center")
-    axes.set(xlabel=varied[0], xscale="log", title=f"{method}: {HELD_OUT}")
+    axes.set(
+        xlabel=varied[0], xscale="log", title=f"{method}, judged on {HELD_OUT}"
+    )
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(0.15)
     for kind in ("png", "svg"):  # Our figures would import Keras.

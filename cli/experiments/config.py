@@ -131,6 +131,13 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
                 f"is missing: {name} needs one of its own, as the preset's is "
                 "SI's; `keras-si tune` with a wide range of values finds one",
             )
+    charged = [name for name in methods if "strength" in METHODS[name].uses]
+    if len(charged) > 1 and any(METHODS[m].own_strength for m in charged):
+        raise OptionError(
+            "--method",
+            f"received {', '.join(charged)}, which need a --strength each; run "
+            "them one by one, and compare them by `keras-si report`",
+        )
     values = {
         "benchmark": benchmark,
         "preset": preset,

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-PAPER = "Zenke, Poole & Ganguli 2017"
+from ..methods.method import PAPER
+
 VAN_DE_VEN = "van de Ven & Tolias 2018"
 VAN_DE_VEN_STRENGTH = (
     "xi and c are from param_values.py of the branch `preprints` of the "

@@ -22,8 +22,13 @@ from . import RESULTS
 SCHEMA = 2
 # What a file has beside the trials.
 FIELDS = (
-    *("benchmark", "versions", "device", "config"),
-    *("started", "command", "resumed_with"),
+    "benchmark",
+    "versions",
+    "device",
+    "config",
+    "started",
+    "command",
+    "resumed_with",
 )
 NAME_A_RUN = "name a folder that `keras-si run` has written"
 TRANSFER = ("backward_transfer", "forward_transfer", "forgetting")
@@ -132,7 +137,7 @@ class Trial:
     @classmethod
     def from_dict(cls, record: Record, tasks: int) -> Trial:
         return cls(
-            record["method"],
+            str(record["method"]),
             record["seed"],
             _fractions(record["accuracy"], (tasks, tasks)),
             _fractions(record["untrained_accuracy"], (tasks,)),
@@ -208,7 +213,15 @@ class Results:
         """Makes it from what `to_dict` gave."""
         if (schema := record.get("schema")) != SCHEMA:
             raise ValueError(f"it has schema {schema!r:.9}, expected {SCHEMA}")
-        tasks = record["config"]["tasks"]
+        config = record["config"]
+        for value, kind in (
+            (record["versions"], dict),
+            (config["methods"], list),
+            (config["seeds"], int),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(f"{value!r} is no {kind.__name__}")
+        tasks = config["tasks"]
         trials = [Trial.from_dict(trial, tasks) for trial in record["trials"]]
         fields = {name: record[name] for name in FIELDS if name in record}
         return cls(trials=trials, **fields)
@@ -219,6 +232,9 @@ class Results:
         path = pathlib.Path(path, RESULTS if os.path.isdir(path) else "")
         try:
             return cls.from_dict(files.read_json(path))
+        except files.DamagedFile as error:
+            problem = f"{error.problem}; {NAME_A_RUN}"
+            raise files.DamagedFile(path, problem) from error
         except OSError as error:
             raise RunError(f"{path}: {error.strerror}; {NAME_A_RUN}") from error
         except ValueError as error:

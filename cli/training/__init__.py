@@ -6,9 +6,7 @@ import contextlib
 import shlex
 import sys
 
-import click
-
-from ..errors import Interrupted, RunError
+from ..errors import Interrupted, OptionError, RunError
 from ..experiments.config import RunConfig
 from . import folder as folders
 from . import start
@@ -29,7 +27,7 @@ def train(
     from . import progress as progress_module
 
     start.check_backend()
-    with folders.held(folder, overwrite, resume):
+    with folders.locked_folder(folder, overwrite, resume):
         try:
             with progress_module.Progress() as progress:
                 start.import_quietly(deterministic=config.deterministic)
@@ -41,11 +39,13 @@ def train(
                     else (checkpoint.Checkpoint(), [])
                 )
                 results = begun.results
-                if results is not None and results.is_over:
-                    notes += [f"the run in {folder} is over"]
+                is_over = results is not None and results.is_over
+                notes += [f"the run in {folder} is over"] * is_over
                 for note in notes:
                     print(f"note: {note}", file=sys.stderr, flush=True)
-                if results is None or not results.is_over:
+                if results is not None and is_over:
+                    runner.complete(results, folder)
+                else:
                     results = runner.run(
                         config,
                         folder,
@@ -56,7 +56,7 @@ def train(
         except KeyboardInterrupt:
             how = ""
             # What stands there may be the run that was to be replaced.
-            with contextlib.suppress(click.ClickException):
+            with contextlib.suppress(OptionError, RunError):
                 if folders.read_config(folder)[0] == config:
                     how = (
                         f"; to continue: keras-si resume {shlex.quote(folder)}"

@@ -18,6 +18,7 @@ from ..files import Path
 from ..results import RESULTS
 
 CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.npz", ".lock"
+AGAIN = "start the run again, with --overwrite"
 
 
 def default_folder(name: str) -> str:
@@ -54,7 +55,7 @@ def check_results(paths: Sequence[Path]) -> None:
 
 
 @contextlib.contextmanager
-def held(
+def locked_folder(
     folder: Path, overwrite: bool = False, resume: bool = False
 ) -> Iterator[None]:
     """Makes a folder and locks it; removes it again if it stays empty.
@@ -108,6 +109,11 @@ def begin(folder: Path, config: RunConfig, command: str | None) -> None:
         (path / name).unlink(missing_ok=True)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has not come to its end."""
+    return (pathlib.Path(folder) / CHECKPOINT).exists()
+
+
 def finish(folder: Path) -> None:
     """Removes what a finished run has no use for."""
     path = pathlib.Path(folder)
@@ -128,7 +134,7 @@ def read_config(folder: Path) -> tuple[RunConfig, str | None]:
         options = files.read_json(path)
         command = options.pop("command", None)
         return RunConfig.from_dict(options), command
-    except (OptionError, LookupError, TypeError) as error:
-        raise files.DamagedFile(
-            path, f"{error}; start the run again, with --overwrite"
-        ) from error
+    except files.DamagedFile as error:
+        raise files.DamagedFile(path, f"{error.problem}; {AGAIN}") from error
+    except (OptionError, OSError, LookupError, TypeError) as error:
+        raise files.DamagedFile(path, f"{error}; {AGAIN}") from error

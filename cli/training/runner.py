@@ -121,6 +121,13 @@ def run(
     return results
 
 
+def complete(results: Results, folder: Path) -> None:
+    """Draws and tidies up what a run was killed at, when all was trained."""
+    if folders.has_checkpoint(folder):
+        figures.write_figures(results, folder)
+        folders.finish(folder)
+
+
 def _results(
     config: RunConfig,
     dataset: data.Data,

@@ -88,6 +88,10 @@ def help_of(command):
         ("pmnist --method ewc", "--strength: is missing: ewc needs one of its"),
         ("smnist --method l2 --damping 1", "--damping: means nothing to l2"),
         (
+            "pmnist --method si --method ewc --strength 1",
+            "--method: received si, ewc, which need a --strength each; run",
+        ),
+        (
             "scifar --preset vandeven",
             "--preset: received 'vandeven', expected quick or paper for scifar",
         ),

@@ -108,7 +108,7 @@ def test_the_same_command_trains_nothing_again_and_more_values_are_added(tuned):
 
 def test_what_is_not_given_is_the_presets_and_seeds_count_by_their_mean(tuned):
     """The preset has strength 1, damping 0.001."""
-    result = tuned("--seeds", "2", "--output", "search")
+    result = tuned("--damping", "0.001", "--seeds", "2", "--output", "search")
     assert "1 0.001 89.75 ± 0.20 best" in lines(result)
     tuned("--output", "l2", "--method", "l2", "--strength", "3,9")
     tuned("--output", "ewc", "--method", "ewc", "--strength", "1e5")
@@ -240,10 +240,19 @@ def test_what_diverges_is_named_and_not_tried_again(tuned, monkeypatch):
         ("--method replay", "--method", "received replay; expected one that"),
         ("--method si --method l2 --strength 1", "--method", "received si, l2"),
         ("--strength 1 --trials 3", "--trials", "give two values"),
-        ("--output full", "--output", "full has other files"),
-        ("--storage full/notes.txt", "--storage", "notes.txt cannot be used"),
-        ("--storage none://x", "--storage", "none://x cannot be used"),
-        ("--storage sqlite:///a.db", "--storage", "name a file"),
+        ("--seeds 2", "--strength", "is missing: give values to try, or --tri"),
+        ("--strength 1 --output full", "--output", "full has other files"),
+        (
+            "--strength 1 --storage full/notes.txt",
+            "--storage",
+            "notes.txt cannot be used",
+        ),
+        (
+            "--strength 1 --storage none://me:secret@x",
+            "--storage",
+            "none://x cannot be used",
+        ),
+        ("--strength 1 --storage sqlite:///a.db", "--storage", "name a file"),
     ],
 )
 def test_a_wrong_option_is_named_and_nothing_is_trained(
@@ -254,6 +263,8 @@ def test_a_wrong_option_is_named_and_nothing_is_trained(
     result = tuned(*arguments.split())
     assert result.exit_code == 2
     assert option in result.stderr and expected in result.stderr
+    assert "secret" not in result.stderr
+    assert os.listdir() == ["full"]
     assert os.listdir("full") == ["notes.txt"]
     assert tuned.trained == []
 

@@ -14,7 +14,7 @@ from keras_si_cli.training import folder
 HOLD = """
 import sys
 from keras_si_cli.training import folder
-with folder.held("out"):
+with folder.locked_folder("out"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -32,12 +32,12 @@ def test_a_folder_in_use_is_refused_until_its_process_ends_however_it_does():
         assert holder.stdout.readline() == "held\n"
         for given in ({}, {"overwrite": True}, {"resume": True}):
             with pytest.raises(RunError, match="out is in use by another proc"):
-                with folder.held("out", **given):
+                with folder.locked_folder("out", **given):
                     pass
     finally:
         holder.kill()
         holder.communicate()
-    with folder.held("out"):
+    with folder.locked_folder("out"):
         pathlib.Path("out/a").touch()
 
 
@@ -45,7 +45,7 @@ def test_a_folder_with_other_contents_is_refused_and_left_alone():
     os.mkdir("full")
     pathlib.Path("full/notes.txt").write_text("mine")
     with pytest.raises(OptionError) as caught:
-        with folder.held("full"):
+        with folder.locked_folder("full"):
             pass
     assert str(caught.value) == (
         "--output: full is not empty; name another folder, continue the run "
@@ -53,7 +53,7 @@ def test_a_folder_with_other_contents_is_refused_and_left_alone():
         "--overwrite"
     )
     assert pathlib.Path("full/notes.txt").read_text() == "mine"
-    with folder.held("full", overwrite=True):
+    with folder.locked_folder("full", overwrite=True):
         pass
 
 
@@ -62,7 +62,7 @@ def test_a_failure_leaves_a_new_folder_if_something_was_written(written):
     os.mkdir("old")
     for name in ("old", "new"):
         with pytest.raises(KeyError):
-            with folder.held(name):
+            with folder.locked_folder(name):
                 for each in written:
                     pathlib.Path(name, each).touch()
                 raise KeyError
@@ -75,11 +75,11 @@ def test_a_folder_that_cannot_be_made_or_locked_is_refused(monkeypatch):
 
     pathlib.Path("taken").write_text("mine")
     with pytest.raises(OptionError, match="taken/a cannot be written .Not a"):
-        with folder.held("taken/a"):
+        with folder.locked_folder("taken/a"):
             pass
     monkeypatch.setattr(folder.filelock.FileLock, "acquire", refuse)
     with pytest.raises(OptionError, match="x cannot be written .Permission"):
-        with folder.held("x"):
+        with folder.locked_folder("x"):
             pass
 
 

@@ -16,6 +16,7 @@ from helpers import TESTS
 from keras_si_cli import main
 from keras_si_cli.errors import RunError
 from keras_si_cli.experiments import data
+from keras_si_cli.results import figures
 from keras_si_cli.training import method_run, progress, runner, start
 from keras_si_cli.training.checkpoint import Position, find
 from keras_si_cli.training.folder import CHECKPOINT, LOCK
@@ -197,6 +198,7 @@ sys.path.insert(0, sys.argv[1])
 import cli_helpers
 from keras_si_cli import main
 from keras_si_cli.experiments import data
+from keras_si_cli.results import figures
 from keras_si_cli.training import runner, start
 data.load = lambda name, data_dir: cli_helpers.few_images()
 start.import_quietly = lambda **_: None
@@ -327,6 +329,23 @@ def test_ctrl_c_says_how_to_continue_and_that_works():
     assert again.exit_code == 0
     assert again.stderr == "note: the run in out is over\n"
     assert again.stdout.splitlines()[-6:] == result.stdout.splitlines()[-6:]
+
+
+def test_a_run_killed_while_its_last_figure_is_drawn_has_it_after_resume(
+    monkeypatch, short
+):
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "write_figures", kill)
+        with pytest.raises(Killed):
+            invoke(*COMMAND, "--output", "out")
+    assert CHECKPOINT in os.listdir("out")
+    result = invoke("resume", "out")
+    assert result.stderr == "note: the run in out is over\n"
+    assert pathlib.Path("out/average_accuracy.svg").read_text() == "['si']"
+    assert CHECKPOINT not in os.listdir("out")
 
 
 def test_versions_that_changed_are_said_and_kept(monkeypatch, short):
