@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import keras
-from keras import ops
 
 from keras_si import backend, diagnostics, replicas
 from keras_si.arguments import names_by_id
 from keras_si.links import is_linked, link, link_of, unlink
 from keras_si.optimizer import SIOptimizer
 from keras_si.saving import end_of_path
-from keras_si.state import Fit, SIState
+from keras_si.state import Fit, SIState, as_int
 
 # Whether to track a variable, by itself and its name of `unique_names`.
 Tracks: TypeAlias = Callable[[keras.Variable, str], bool]
@@ -161,19 +160,22 @@ def _take_up(model: keras.Model, state: SIState) -> None:
     names = names_by_id(model)
     state.names = [names[id(variable)] for variable in state.variables]
     links = {id(v): found for v in model.weights if (found := link_of(v))}
+    slots = {id(variable): i for i, variable in enumerate(state.variables)}
     others = {id(each.state): each.state for each in links.values()}
     others.pop(id(state), None)
     for other in others.values():
         # Where the model stands in its task, and what a file knew.
         diagnostics.check_not_erased(other)
-        state.due.assign(ops.maximum(state.due, other.due))
-        if other.fit is not Fit.NONE:
+        if as_int(other.due) and other.fit is not Fit.RUNNING:
+            other.consolidate()
+        together = any(id(variable) in slots for variable in other.variables)
+        if together and other.fit is not Fit.NONE:
             # Handed on: a frozen layer's state is asked again later.
             state.fit, other.fit = other.fit, Fit.NONE
         state.loaded |= other.loaded
-    slots = {id(variable): i for i, variable in enumerate(state.variables)}
     beside = {id(v) for other in others.values() for _, v in other.others}
-    newcomers = []
+    ends = {end_of_path(variable) for variable in model.weights}
+    newcomers, shifted = [], []
     for position, variable in enumerate(model.weights):
         if id(variable) not in slots:
             continue
@@ -189,6 +191,8 @@ def _take_up(model: keras.Model, state: SIState) -> None:
                 state.take_over(slot, arrays, steps=0)
         elif was_there or id(variable) in beside:
             newcomers.append(names[id(variable)])
+        if arrays and not was_there and end in ends:
+            shifted.append(end)
     if not any(other.has_importance() for other in others.values()):
         newcomers = []  # no task has been learned without them
     state.others = [
@@ -201,6 +205,7 @@ def _take_up(model: keras.Model, state: SIState) -> None:
     # trained again.
     unlink(model, model.trainable_variables, keep=state)
     diagnostics.warn_of_newcomers(newcomers)
+    diagnostics.warn_of_shifted(shifted)
     diagnostics.warn_of_lora(
         state,
         [

@@ -60,6 +60,17 @@ def warn_of_newcomers(newcomers: list[str]) -> None:
         )
 
 
+def warn_of_shifted(shifted: list[str]) -> None:
+    """Variables whose importance a file had at another place."""
+    if shifted:
+        _warn(
+            f"the importance that a file had of {shifted} is not used, because "
+            "other layers stand in their places now. Unfreeze these layers, "
+            "`compile` and `set_model` on the model that was loaded; then "
+            "build the new one from its layers."
+        )
+
+
 # While a `fit` runs.
 
 

@@ -15,14 +15,14 @@ def call_last_in_this_fit(
     """Calls `function` once all callbacks of this `fit` have ended it.
 
     Keras puts its own `History` behind the user's callbacks, and into
-    `model.history` before they begin. Returns `False` where there is none: in
-    a loop of the user's own.
+    `model.history` before they begin. Returns `False` where there is none, or
+    that of an earlier `fit`, which has begun: in a loop of the user's own.
 
     Raises:
         ValueError: If another owner has asked for it in the same `fit`.
     """
     history = getattr(model, "history", None)
-    if history is None or hasattr(history, "_si_was_called"):
+    if history is None or hasattr(history, "epoch"):
         return False
     other = getattr(vars(history).get("on_train_end"), "owner", owner)
     if other is not owner:
@@ -34,7 +34,6 @@ def call_last_in_this_fit(
     def on_train_end(logs: Any = None) -> None:
         # Nothing of it stays: a `History` can be pickled as before.
         del history.on_train_end
-        history._si_was_called = True
         history.on_train_end(logs)
         function()
 

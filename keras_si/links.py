@@ -81,6 +81,29 @@ def is_linked(state: SIState) -> bool:
     return all(each is not None and each.state is state for each in links)
 
 
+def consolidate_frozen(state: SIState) -> None:
+    """Ends the task of variables that have been frozen within it.
+
+    They were learned together with variables of `state`; what SI knows of them
+    is in an earlier state, which tracked both.
+    """
+    own = {id(variable) for variable in state.variables}
+    found = [link_of(variable) for _, variable in state.others]
+    slots: dict[SIState, set[int]] = {}
+    for each in found:
+        if each is not None:
+            slots.setdefault(each.state, set()).add(each.slot)
+    for earlier, frozen in slots.items():
+        if own.isdisjoint(id(variable) for variable in earlier.variables):
+            continue
+        ended = [
+            slot in frozen and count > 0
+            for slot, count in enumerate(earlier.counts())
+        ]
+        if any(ended):
+            earlier.end_task_of(ops.array(ended))
+
+
 def unlink(
     model: keras.Model,
     variables: Iterable[keras.Variable],

@@ -223,8 +223,11 @@ class SIOptimizer(OptimizerWrapper):
             link(self.state)
             if self.state.steps_of_task() and self.state.fit is Fit.ENDED:
                 self.state.due.assign(1)  # a checkpoint from before the end
-            ended = as_int(self.state.due)
-            self.state.fit = Fit.ENDED if ended else Fit.RUNNING
+            self.state.fit = Fit.NONE
+            if as_int(self.state.due):
+                self.state.fit = Fit.ENDED
+            elif self.state.steps_of_task():
+                self.state.fit = Fit.RUNNING
 
     def get_config(self) -> dict[str, Any]:
         strength = self._initial_strength

@@ -57,8 +57,8 @@ class SIState:
             is running, else `None`.
         due: For `task_ends.py`: 1 when a task has ended and is still to be
             consolidated, else 0.
-        fit: For the same: a `Fit`; a state that was loaded is of a running
-            one.
+        fit: For the same: a `Fit`; a state that was loaded within a task is
+            of a running one.
         others: For `attach.py` and `saving.py`: the model's other variables,
             each with its position in `model.weights`.
         loaded: For the same: what a file had of variables that were not
@@ -206,16 +206,16 @@ class SIState:
 
     def consolidate(self) -> None:
         """Ends a task: updates Omega, moves theta~ to theta, zeroes omega."""
-        self._end_task_of(ops.ones(len(self.variables), "bool"))
+        self.end_task_of(ops.ones(len(self.variables), "bool"))
         self.due.assign(0)
 
     def consolidate_after(self, steps: int) -> None:
         """Within a training step: ends a task that had so many steps."""
         counts = ops.convert_to_tensor(self.steps)
         ends = ops.max(counts) >= steps
-        self._end_task_of(ops.logical_and(ends, counts > 0))
+        self.end_task_of(ops.logical_and(ends, counts > 0))
 
-    def _end_task_of(self, ended: Tensor) -> None:
+    def end_task_of(self, ended: Tensor) -> None:
         """Consolidates the variables for which `ended` is true.
 
         Elements that are not finite are left as they are: omega shows them at

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_si import diagnostics, fit_hooks
 from keras_si.arguments import Consolidate
+from keras_si.links import consolidate_frozen
 from keras_si.optimizer import SIOptimizer
 from keras_si.state import Fit, SIState, as_int
 
@@ -37,7 +38,7 @@ class TaskEnds(keras.callbacks.Callback):
         self._warned: set[str] = set()
         self._continues = self._is_called_last = False
         self._fit_has_begun = self._epoch_has_begun = False
-        self._has_batch_ended = self._is_broken = False
+        self._has_batch_ended = self._is_broken = self._ends_task = False
 
     def _attach(self) -> None:
         """Sets `_optimizer` to the SI optimizer of the model, now built."""
@@ -67,7 +68,7 @@ class TaskEnds(keras.callbacks.Callback):
             self.model, self._end_fit, owner=self
         )
         self._fit_has_begun = self._epoch_has_begun = False
-        self._is_broken = False
+        self._is_broken = self._ends_task = False
         if self._optimizer is not None:
             self._begin_fit()
 
@@ -103,11 +104,15 @@ class TaskEnds(keras.callbacks.Callback):
         if self._continues:
             diagnostics.warn_of_interrupted_fit()
         self._state.due.assign(0)
+        self._note_that_fit_runs()
+
+    def _note_that_fit_runs(self) -> None:
         self._state.fit = Fit.RUNNING if self._ends_tasks else Fit.NONE
 
     def _begin_epoch(self) -> None:
         state = self._state
         self._end_task_if_due()
+        self._note_that_fit_runs()  # a backup may have been loaded
         ends = self._consolidate == "epoch_end" and not self._is_broken
         if ends and state.steps_of_task():
             self._consolidate_now()
@@ -159,13 +164,18 @@ class TaskEnds(keras.callbacks.Callback):
         else:
             # So what another callback saves now is a task that has ended.
             self._state.due.assign(1)
+            self._ends_task = True
             if not self._is_called_last:
                 self._end_fit()
 
     def _end_fit(self) -> None:
-        """After all other callbacks' `on_train_end`: they may set weights."""
+        """After all other callbacks' `on_train_end`: they may set weights.
+
+        They may load some, too, with a file's `due`.
+        """
         self._is_called_last = False
-        if self._optimizer is not None and as_int(self._state.due):
+        ends_task, self._ends_task = self._ends_task, False
+        if self._optimizer is not None and ends_task:
             self._state.fit = Fit.ENDED
             self._consolidate_now()
 
@@ -189,6 +199,7 @@ class TaskEnds(keras.callbacks.Callback):
             self.model, state, self._warned, stacklevel, unsaid
         )
         state.consolidate()
+        consolidate_frozen(state)
         # The weights are at their reference now.
         state.penalties.assign(ops.zeros(len(state.variables)))
 

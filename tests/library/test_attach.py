@@ -393,6 +393,24 @@ def test_layer_of_another_model_does_not_get_what_a_frozen_one_knows(
     np.testing.assert_array_equal(kernel, other.get_weights()[-2])
 
 
+def test_importance_in_a_file_of_a_frozen_layer_that_has_moved_is_missed_aloud(
+    tmp_path,
+):
+    model = compile_model(make_model())
+    fit(model, make_tasks(1)[0], SICallback())
+    model.layers[0].trainable = False
+    compile_model(model)
+    SICallback().set_model(model)
+    model.save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    model.layers[0].trainable = True
+    in_front = keras.layers.Dense(SIZES[0], name="in_front")
+    layers = [keras.Input((SIZES[0],)), in_front, *model.layers]
+    longer = compile_model(keras.Sequential(layers))
+    with pytest.warns(UserWarning, match="dense_0/kernel', .* is not used"):
+        SICallback().set_model(longer)
+
+
 def test_file_replaces_what_is_known_of_a_layer_that_is_frozen_here(tmp_path):
     tasks = make_tasks(2)
     known = []

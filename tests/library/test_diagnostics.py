@@ -301,6 +301,34 @@ def test_interruption_that_is_past_is_not_said_when_a_layer_is_unfrozen():
     fit(model, second, si)
 
 
+def test_interruption_with_a_frozen_layer_is_said_when_it_is_unfrozen():
+    model, si = compile_model(make_model()), SICallback()
+    first, second = make_tasks(2)
+    fit(model, first, si)
+    model.layers[-1].trainable = False
+    compile_model(model)
+    with pytest.raises(PowerCut):
+        fit(model, second, si, CutPower())
+    model.layers[-1].trainable = True
+    compile_model(model)
+    with pytest.warns(UserWarning, match="continues that task"):
+        fit(model, second, si)
+
+
+def test_fit_of_a_loaded_model_that_was_trained_on_a_batch_says_nothing(
+    tmp_path,
+):
+    model, si = compile_model(make_model()), SICallback()
+    first, second = make_tasks(2)
+    fit(model, first, si)
+    model.save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    si = SICallback()
+    si.set_model(model)
+    model.train_on_batch(*second)
+    fit(model, second, si)
+
+
 def test_fit_within_a_fit_of_the_same_model_says_that_it_continues():
     model = compile_model(make_model())
     first, second = make_tasks(2)

@@ -124,6 +124,25 @@ def test_task_ends_after_the_other_callbacks_end(first, consolidate):
     assert np.abs(flat(si.get_path_integral())).max() == 0
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_checkpoint_loaded_when_fit_ends_is_where_its_task_ends(
+    first, tmp_path
+):
+    model, si, reference = start()
+    task = make_tasks(1)[0]
+    path = tmp_path / "epoch_{epoch}.weights.h5"
+    save = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+
+    class LoadFirst(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            self.model.load_weights(tmp_path / "epoch_1.weights.h5")
+
+    others = [save, LoadFirst()]
+    fit(model, task, *([si, *others] if first else [*others, si]))
+    learn(reference, task, epochs=1)
+    assert_matches_oracle(model, si, reference)
+
+
 def test_looking_when_fit_ends_does_not_end_the_task_early():
     model, si, _ = start()
     left = other_weights(model)
@@ -153,28 +172,111 @@ def test_history_of_the_users_own_may_stand_anywhere(position):
     assert "on_train_end" not in vars(history)
 
 
+def own_loop(model, si, task, of_batches=True):
+    """Trains on a task; its list of callbacks has no `History`."""
+    x, y = task
+    callbacks = keras.callbacks.CallbackList([si], model=model)
+    callbacks.on_train_begin()
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch)
+        for first in (0, 8, 16):
+            batch = slice(first, first + 8)
+            if of_batches:
+                callbacks.on_train_batch_begin(first)
+            model.train_on_batch(x[batch], y[batch])
+            if of_batches:
+                callbacks.on_train_batch_end(first)
+        callbacks.on_epoch_end(epoch)
+    callbacks.on_train_end()
+
+
 @pytest.mark.parametrize("of_batches", [True, False])
 def test_loop_of_the_users_own_that_calls_callbacks_matches_the_oracle(
     of_batches,
 ):
-    """Its list of callbacks has no `History`, behind which SI could wait."""
     model, si, reference = start()
-    for x, y in make_tasks(2):
-        callbacks = keras.callbacks.CallbackList([si], model=model)
-        callbacks.on_train_begin()
-        for epoch in range(2):
-            callbacks.on_epoch_begin(epoch)
-            for first in (0, 8, 16):
-                batch = slice(first, first + 8)
-                if of_batches:
-                    callbacks.on_train_batch_begin(first)
-                model.train_on_batch(x[batch], y[batch])
-                if of_batches:
-                    callbacks.on_train_batch_end(first)
-            callbacks.on_epoch_end(epoch)
-        callbacks.on_train_end()
-        learn(reference, (x, y))
+    for task in make_tasks(2):
+        own_loop(model, si, task, of_batches)
+        learn(reference, task)
     assert_matches_oracle(model, si, reference)
+
+
+@pytest.mark.parametrize("before", ["plain", "interrupted"])
+def test_loop_of_the_users_own_after_a_fit_ends_its_task(before):
+    """Where a fit was there is a `History`, which nobody calls any more."""
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    first, second = make_tasks(2)
+    if before == "plain":
+        fit(model, first)
+    else:
+        si = SICallback()
+        with pytest.raises(PowerCut):
+            fit(model, first, si, CutPower())
+        si.detach()
+    reference = make_oracle(model, oracle.SGD(0.1), STRENGTH, DAMPING)
+    si = SICallback(STRENGTH, DAMPING)
+    for task in (first, second):
+        own_loop(model, si, task)
+        learn(reference, task)
+    assert_matches_oracle(model, si, reference)
+
+
+@pytest.mark.parametrize("how", ["by hand", "interrupted"])
+def test_task_of_a_layer_that_is_frozen_within_it_ends_with_the_others(how):
+    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    reference = make_oracle(model, oracle.SGD(0.1), STRENGTH, DAMPING)
+    by_hand = how == "by hand"
+    si = SICallback(
+        STRENGTH, DAMPING, consolidate=None if by_hand else "train_end"
+    )
+    task = make_tasks(1)[0]
+    if by_hand:
+        fit(model, task, si, epochs=1)
+        oracle.fit(reference, np.float64(task[0]), task[1], 8, 1)
+    else:
+        with pytest.raises(PowerCut):
+            fit(model, task, si, CutPower(epoch=1, batch=0))
+    frozen = model.layers[0]
+    frozen.trainable = False
+    compile_model(model, keras.optimizers.SGD(0.1))
+    if by_hand:
+        fit(model, task, si)
+        si.consolidate()
+    else:
+        with pytest.warns(UserWarning, match="continues that task"):
+            fit(model, task, si)
+    frozen.trainable = True
+    compile_model(model, keras.optimizers.SGD(0.1))
+    si.set_model(model)
+    assert np.abs(flat(si.get_path_integral())).max() == 0
+    assert_equal(si.get_reference().values(), model.get_weights())
+    kernel, bias, *_ = si.get_importance().values()
+    if by_hand:  # Its part of the task were the steps before.
+        reference.consolidate()
+        assert_near([kernel, bias], reference.importance[:2], rtol=1e-4)
+    assert kernel.max() > 0
+
+
+def test_end_that_is_due_of_an_earlier_state_ends_no_later_task(tmp_path):
+    first, second = make_tasks(2)
+    model, si, _ = start()
+    save = keras.callbacks.LambdaCallback(
+        on_train_end=lambda _: model.save(tmp_path / "model.keras")
+    )
+    fit(model, first, si, save)
+    model = keras.models.load_model(tmp_path / "model.keras")
+    model.layers[0].trainable = False
+    compile_model(model)
+    si = SICallback(consolidate=None)
+    fit(model, second, si)
+    (*_, omega) = si.get_path_integral().values()
+    assert np.abs(omega).max() > 0
+    model.layers[0].trainable = True
+    compile_model(model)
+    si.set_model(model)
+    assert_equal([[*si.get_path_integral().values()][-1]], [omega])
+    kernel, *_ = si.get_importance().values()
+    assert kernel.max() > 0  # The first task's.
 
 
 @pytest.mark.filterwarnings("ignore:.*(ran out of data|provided as a gen)")
