@@ -62,6 +62,10 @@ def _run(label: str, results: Results) -> Record:
         "rows": [(m, tables.measures(results, m)) for m in results.methods],
         "figure_address": _address(figures.task_figure(results)),
         "matrices": [_matrix(results, m) for m in results.methods],
+        # Of each method's first seed that has one.
+        "importances": {
+            t.method: t for t in results.trials[::-1] if t.importance
+        },
     }
 
 

@@ -144,7 +144,13 @@ class Trial:
             record["seconds"]["train"],
             record["seconds"]["evaluate"],
             record.get("failed"),
-            record.get("importance", {}),
+            {
+                path: {
+                    name: np.array(values[name], "float64").tolist()
+                    for name in ("mean", "max")
+                }
+                for path, values in record.get("importance", {}).items()
+            },
         )
 
 

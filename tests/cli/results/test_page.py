@@ -33,6 +33,9 @@ def _in_a_folder(monkeypatch, tmp_path):
 def merged():
     """SI with two seeds from two runs, plain training with one."""
     one = make_results(make_trial(), make_trial("naive"), seeds=1)
+    one.trials[0].importance = {
+        NAME: {"mean": [0.00123, 2.0], "max": [5.0, 1234.5]}
+    }
     other = make_results(
         make_trial(seed=1, shift=0.1), Trial.empty("naive", 1, 2)
     )
@@ -120,6 +123,13 @@ def test_accuracy_matrix_is_the_mean_over_seeds(parsed, text):
     assert tables_of(parsed)[2][1:] == [
         ["after task 1", "90.00", "40.00", "90.00 ± 0.00"],
         ["after task 2", "80.00", "90.00", "85.00 ± 0.00"],
+    ]
+
+
+def test_importance_has_a_row_for_each_variable(parsed):
+    assert tables_of(parsed)[3] == [
+        ["variable", "task\xa01", "task\xa02", "largest"],
+        [NAME, "0.0012", "2", "1.2e+03"],
     ]
 
 
