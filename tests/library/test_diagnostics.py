@@ -315,6 +315,21 @@ def test_interruption_with_a_frozen_layer_is_said_when_it_is_unfrozen():
         fit(model, second, si)
 
 
+def test_interruption_after_a_backup_without_steps_is_said(tmp_path):
+    model, si = compile_model(make_model()), SICallback()
+    first, second = make_tasks(2)
+    fit(model, first, si)
+    path = tmp_path / "backup.weights.h5"
+    model.save_weights(path)
+    restore = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda _: model.load_weights(path)
+    )
+    with pytest.raises(PowerCut):
+        fit(model, second, si, restore, CutPower())
+    with pytest.warns(UserWarning, match="continues that task"):
+        fit(model, second, si)
+
+
 def test_fit_of_a_loaded_model_that_was_trained_on_a_batch_says_nothing(
     tmp_path,
 ):

@@ -257,6 +257,44 @@ def test_task_of_a_layer_that_is_frozen_within_it_ends_with_the_others(how):
     assert kernel.max() > 0
 
 
+def test_weights_of_a_frozen_layer_that_are_set_do_not_move_its_reference():
+    model, si, _ = start()
+    first, second = make_tasks(2)
+    fit(model, first, si)
+    frozen = model.layers[0]
+    learned = frozen.get_weights()
+    frozen.trainable = False
+    compile_model(model)
+    frozen.set_weights([w + 1 for w in learned])
+    fit(model, second, si)
+    frozen.trainable = True
+    compile_model(model)
+    si.set_model(model)
+    kernel, bias, *_ = si.get_reference().values()
+    assert_equal([kernel, bias], learned)
+
+
+def test_model_with_a_part_that_is_another_models_leaves_its_task_alone():
+    """As a generator's, trained through a discriminator that stands still."""
+    first, second = make_tasks(2)
+    part = compile_model(make_model(sizes=(SIZES[0], SIZES[0], SIZES[-1])))
+    of_part = SICallback()
+    with pytest.raises(PowerCut):
+        fit(part, first, of_part, CutPower())
+    under_way = of_part.get_path_integral()
+    part.trainable = False
+    in_front = keras.layers.Dense(SIZES[0])
+    whole = compile_model(
+        keras.Sequential([keras.Input((SIZES[0],)), in_front, part])
+    )
+    fit(whole, second, SICallback())  # It has no task to continue.
+    assert_equal(of_part.get_path_integral(), under_way)
+    part.trainable = True
+    compile_model(part)
+    with pytest.warns(UserWarning, match="continues that task"):
+        fit(part, first, of_part)
+
+
 def test_end_that_is_due_of_an_earlier_state_ends_no_later_task(tmp_path):
     first, second = make_tasks(2)
     model, si, _ = start()
