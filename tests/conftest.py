@@ -2,13 +2,11 @@
 
 import atexit
 import os
+import pathlib
 import shutil
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-# Machine code that is fast takes XLA longer to make than the tests to run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # What JAX compiles in one test, it need not compile again in another: most
 # have the same net. The processes of one run share the folder.
@@ -19,20 +17,21 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-import keras
 import pytest
 
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
+TESTS = pathlib.Path(__file__).parent
 
-    # For the same reason: TensorFlow rewrites each graph to make it faster.
-    tf.config.optimizer.set_experimental_options(
-        {"disable_meta_optimizer": True}
-    )
+
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first, so no process waits for the other."""
+    items.sort(key=lambda item: item.path.parent != TESTS)
 
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
+    # Not above: the process that only hands out the tests does not need it.
+    import keras
+
     # Without the garbage collection, which would take most of the time.
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy("float32")
