@@ -173,6 +173,7 @@ def _take_up(model: keras.Model, state: SIState) -> None:
             # Handed on: a frozen layer's state is asked again later.
             state.fit, other.fit = other.fit, Fit.NONE
         state.loaded |= other.loaded
+        state.warned |= other.warned
     beside = {id(v) for other in others.values() for _, v in other.others}
     ends = {end_of_path(variable) for variable in model.weights}
     newcomers, shifted = [], []

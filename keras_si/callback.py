@@ -95,7 +95,7 @@ class SICallback(TaskEnds):
         """Returns what a copy has: the settings, and no model."""
         return {
             **vars(self),
-            **{"_model": None, "_optimizer": None, "_warned": set()},
+            **{"_model": None, "_optimizer": None},
         }
 
     # Public.

@@ -174,7 +174,6 @@ def check_task_end(state: SIState, stacklevel: int) -> None:
 def warn_of_doubts(
     model: keras.Model,
     state: SIState,
-    already_warned: set[str],
     stacklevel: int = 3,
     unsaid: Iterable[str] = (),
 ) -> None:
@@ -182,14 +181,14 @@ def warn_of_doubts(
 
     Args:
         model: The model.
-        state: Its `SIState`, before the task is consolidated.
-        already_warned: What it was warned of; it is added to.
+        state: Its `SIState`, before the task is consolidated. It knows what
+            it was warned of.
         stacklevel: That of the warnings, counted from the caller.
         unsaid: Topics that do not matter this time. Defaults to none.
     """
     for topic, message in _doubts(model, state):
-        if topic not in {*already_warned, *unsaid}:
-            already_warned.add(topic)
+        if topic not in {*state.warned, *unsaid}:
+            state.warned.add(topic)
             _warn(message, stacklevel)
 
 

@@ -81,6 +81,14 @@ def is_linked(state: SIState) -> bool:
     return all(each is not None and each.state is state for each in links)
 
 
+def is_linked_in_part(state: SIState) -> bool:
+    """Whether a variable of `state` has its regularizer; else it is unused."""
+    return any(
+        each is not None and each.state is state
+        for each in map(link_of, state.variables)
+    )
+
+
 def consolidate_frozen(state: SIState) -> None:
     """Ends the task of variables that have been frozen within it.
 

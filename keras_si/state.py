@@ -59,6 +59,7 @@ class SIState:
             consolidated, else 0.
         fit: For the same: a `Fit`; a state that was loaded within a task is
             of a running one.
+        warned: For `diagnostics.py`: what it was warned of.
         others: For `attach.py` and `saving.py`: the model's other variables,
             each with its position in `model.weights`.
         loaded: For the same: what a file had of variables that were not
@@ -95,6 +96,7 @@ class SIState:
         self.penalties = add("penalties", dtype, shape)
         self.known_penalties: Tensor | None = None
         self.fit = Fit.NONE
+        self.warned: set[str] = set()
         self.others: list[tuple[int, keras.Variable]] = []
         self.loaded: dict[int, tuple[str, Sequence[Tensor]]] = {}
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_si import diagnostics, fit_hooks
 from keras_si.arguments import Consolidate
-from keras_si.links import consolidate_frozen
+from keras_si.links import consolidate_frozen, is_linked_in_part
 from keras_si.optimizer import SIOptimizer
 from keras_si.state import Fit, SIState, as_int
 
@@ -35,7 +35,6 @@ class TaskEnds(keras.callbacks.Callback):
         super().__init__()
         self._consolidate = consolidate
         self._optimizer: SIOptimizer | None = None
-        self._warned: set[str] = set()
         self._continues = self._is_called_last = False
         self._fit_has_begun = self._epoch_has_begun = False
         self._has_batch_ended = self._is_broken = self._ends_task = False
@@ -51,6 +50,12 @@ class TaskEnds(keras.callbacks.Callback):
                 "This SICallback is not attached to a model. Pass it to "
                 "`model.fit(..., callbacks=[si])` first, or call "
                 "`si.set_model(model)` on a built, compiled model."
+            )
+        if not is_linked_in_part(self._optimizer.state):
+            raise ValueError(
+                "This SICallback is no longer attached: another one was given "
+                "to the model, or took SI out of it. Call "
+                "`si.set_model(model)` to continue with the model's state."
             )
         # Under JAX, variables are empty while an epoch runs, and what is
         # assigned to them is lost, until the model is asked for.
@@ -157,7 +162,7 @@ class TaskEnds(keras.callbacks.Callback):
             return  # either was warned of, or the user ends tasks
         if isinstance(self._consolidate, int):
             diagnostics.warn_of_doubts(
-                self.model, self._state, self._warned, unsaid=("one step",)
+                self.model, self._state, unsaid=("one step",)
             )
         elif not np.isfinite((logs or {}).get("loss", 0.0)):
             diagnostics.warn_of_nonfinite_loss()
@@ -195,9 +200,7 @@ class TaskEnds(keras.callbacks.Callback):
     ) -> None:
         state = self._state
         diagnostics.check_task_end(state, stacklevel)
-        diagnostics.warn_of_doubts(
-            self.model, state, self._warned, stacklevel, unsaid
-        )
+        diagnostics.warn_of_doubts(self.model, state, stacklevel, unsaid)
         state.consolidate()
         consolidate_frozen(state)
         # The weights are at their reference now.

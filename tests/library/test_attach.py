@@ -452,6 +452,19 @@ def test_detach_gives_everything_back():
         si.get_importance()
 
 
+def test_callback_whose_model_another_one_detached_says_so():
+    model, si = compile_model(make_model()), SICallback()
+    fit(model, make_tasks(1)[0], si)
+    other = SICallback()
+    other.set_model(model)
+    si.get_importance()  # Both have the model's state.
+    other.detach()
+    with pytest.raises(ValueError, match="no longer attached: another one"):
+        si.get_importance()
+    with pytest.raises(ValueError, match="no longer attached"):
+        si.strength = 3.0
+
+
 def test_detach_after_a_new_compile_keeps_the_new_optimizer():
     model = compile_model(make_model())
     si = SICallback()

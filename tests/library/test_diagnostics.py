@@ -260,6 +260,24 @@ def test_head_whose_samples_count_nothing_is_no_other_optimizers():
         fit(model, (x, [y, y]), si, epochs=1, sample_weight=shares)
 
 
+def test_a_new_callback_for_each_task_repeats_no_warning():
+    model = compile_model(
+        keras.Sequential(
+            [
+                keras.Input((SIZES[0],)),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dense(SIZES[-1]),
+            ]
+        )
+    )
+    first, second = make_tasks(2)
+    with pytest.warns(UserWarning, match="moving statistics"):
+        fit(model, first, SICallback())
+    fit(model, second, SICallback())
+    compile_model(model)
+    fit(model, first, SICallback())
+
+
 # Fits that do not end.
 
 
