@@ -52,7 +52,7 @@ class Union:
         return pipelines.ahead(rows, self.batch())
 
     def batch(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-        """Returns what makes a batch of rows, counted over all tasks."""
+        """Returns a function: rows, counted over all tasks -> their batch."""
         examples, offsets = self._stored()
         starts = tf.constant(self._starts[1:-1], tf.int32)
         offsets = tf.constant(offsets, tf.int32)

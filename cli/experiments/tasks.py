@@ -53,7 +53,8 @@ class Task:
         train_examples, test_examples: The examples; tasks may share them.
         permutation: Which pixel feeds each feature, shape `(features,)`.
         outputs: The outputs of the net that stand for the task's labels.
-        batch_size: Of the training batches; the last one may be smaller.
+        batch_size: The number of examples in a training batch; the last one
+            may be smaller.
         seed: With `index` and the epoch, it alone decides the order.
     """
 
@@ -173,7 +174,7 @@ def _of_classes(part: Split, first: int, outputs: tuple[int, ...]) -> Examples:
 def _batch(
     examples: Examples, permutation: np.ndarray
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Returns what makes a batch of indices."""
+    """Returns a function: the indices of examples -> a batch of them."""
     moved = (permutation != np.arange(len(permutation))).any()
     order = tf.constant(permutation, tf.int32)
 

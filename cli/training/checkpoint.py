@@ -152,7 +152,7 @@ def _check_same(config: RunConfig, other: Results) -> None:
 
 
 def variables(model: keras.Model, method: Method) -> list[keras.Variable]:
-    """Returns all that a model and its method know.
+    """Returns the variables of a model and its method.
 
     Weights, the states of dropout's random generators, the optimizer's state
     with SI's in it, and what the method remembers itself.
