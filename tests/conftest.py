@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import pathlib
 import shutil
 import tempfile
 
@@ -18,13 +17,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest
-
-TESTS = pathlib.Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items):
-    """What takes longest comes first, so no process waits for the other."""
-    items.sort(key=lambda item: item.path.parent != TESTS)
 
 
 @pytest.fixture(autouse=True)
