@@ -141,9 +141,9 @@ class Search:
 
         if self.is_file:
             return JournalStorage(JournalFileBackend(self.storage))
-        # Of processes that make the tables at once, one may fail.
-        with contextlib.suppress(Exception):
-            return RDBStorage(self.storage, heartbeat_interval=HEARTBEAT)
+        for _ in range(3):  # Processes that make the tables at once may fail.
+            with contextlib.suppress(Exception):
+                return RDBStorage(self.storage, heartbeat_interval=HEARTBEAT)
         return RDBStorage(self.storage, heartbeat_interval=HEARTBEAT)
 
 

@@ -7,7 +7,13 @@ import keras
 
 from keras_si import backend, diagnostics, replicas
 from keras_si.arguments import names_by_id
-from keras_si.links import is_linked, link, link_of, unlink
+from keras_si.links import (
+    is_linked,
+    link,
+    link_of,
+    share_a_variable,
+    unlink,
+)
 from keras_si.optimizer import SIOptimizer
 from keras_si.saving import end_of_path
 from keras_si.state import Fit, SIState, as_int
@@ -160,7 +166,6 @@ def _take_up(model: keras.Model, state: SIState) -> None:
     names = names_by_id(model)
     state.names = [names[id(variable)] for variable in state.variables]
     links = {id(v): found for v in model.weights if (found := link_of(v))}
-    slots = {id(variable): i for i, variable in enumerate(state.variables)}
     others = {id(each.state): each.state for each in links.values()}
     others.pop(id(state), None)
     for other in others.values():
@@ -168,12 +173,12 @@ def _take_up(model: keras.Model, state: SIState) -> None:
         diagnostics.check_not_erased(other)
         if as_int(other.due) and other.fit is not Fit.RUNNING:
             other.consolidate()
-        together = any(id(variable) in slots for variable in other.variables)
-        if together and other.fit is not Fit.NONE:
+        if other.fit is not Fit.NONE and share_a_variable(state, other):
             # Handed on: a frozen layer's state is asked again later.
             state.fit, other.fit = other.fit, Fit.NONE
         state.loaded |= other.loaded
         state.warned |= other.warned
+    slots = {id(variable): i for i, variable in enumerate(state.variables)}
     beside = {id(v) for other in others.values() for _, v in other.others}
     ends = {end_of_path(variable) for variable in model.weights}
     newcomers, shifted = [], []

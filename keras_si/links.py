@@ -3,7 +3,7 @@
 State lives in the optimizer, which `compile` replaces; the variables stay.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import keras
 from keras import ops
@@ -77,16 +77,23 @@ def link(state: SIState) -> None:
 
 def is_linked(state: SIState) -> bool:
     """Whether every variable of `state` has its regularizer."""
-    links = map(link_of, state.variables)
-    return all(each is not None and each.state is state for each in links)
+    return all(_own_links(state))
 
 
 def is_linked_in_part(state: SIState) -> bool:
     """Whether a variable of `state` has its regularizer; else it is unused."""
-    return any(
-        each is not None and each.state is state
-        for each in map(link_of, state.variables)
-    )
+    return any(_own_links(state))
+
+
+def _own_links(state: SIState) -> Iterator[bool]:
+    for found in map(link_of, state.variables):
+        yield found is not None and found.state is state
+
+
+def share_a_variable(one: SIState, other: SIState) -> bool:
+    """Whether both have tracked a variable: one came before the other."""
+    own = {id(variable) for variable in one.variables}
+    return not own.isdisjoint(id(variable) for variable in other.variables)
 
 
 def consolidate_frozen(state: SIState) -> None:
@@ -95,20 +102,16 @@ def consolidate_frozen(state: SIState) -> None:
     They were learned together with variables of `state`; what SI knows of them
     is in an earlier state, which tracked both.
     """
-    own = {id(variable) for variable in state.variables}
-    found = [link_of(variable) for _, variable in state.others]
     slots: dict[SIState, set[int]] = {}
-    for each in found:
-        if each is not None:
-            slots.setdefault(each.state, set()).add(each.slot)
+    for _, variable in state.others:
+        if found := link_of(variable):
+            slots.setdefault(found.state, set()).add(found.slot)
     for earlier, frozen in slots.items():
-        if own.isdisjoint(id(variable) for variable in earlier.variables):
-            continue
         ended = [
             slot in frozen and count > 0
             for slot, count in enumerate(earlier.counts())
         ]
-        if any(ended):
+        if any(ended) and share_a_variable(state, earlier):
             earlier.end_task_of(ops.array(ended))
 
 

@@ -51,14 +51,13 @@ def test_every_benchmark_is_run_here():
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(benchmark, monkeypatch, tmp_path):
     """Returns a function: the smallest run of a benchmark -> what it prints.
 
     It runs in this process, where TensorFlow has started, with two steps in
     place of 20, and nothing is traced: that would take most of the time.
     """
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    monkeypatch.setattr(importlib.import_module("step_time"), "STEPS", 2)
+    monkeypatch.setattr(benchmark("step_time"), "STEPS", 2)
     compile = keras.Model.compile
 
     def compile_eagerly(model, *args, **more):
@@ -74,7 +73,7 @@ def run(monkeypatch, tmp_path):
         ]
         monkeypatch.setattr(sys, "argv", [name, *options])
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            importlib.import_module(name.removesuffix(".py")).main()
+            benchmark(name.removesuffix(".py")).main()
         return printed.getvalue()
 
     return run

@@ -39,13 +39,12 @@ def train(
                     else (checkpoint.Checkpoint(), [])
                 )
                 results = begun.results
-                is_over = results is not None and results.is_over
-                notes += [f"the run in {folder} is over"] * is_over
+                if results is not None and results.is_over:
+                    notes += [f"the run in {folder} is over"]
+                    runner.complete(results, folder)
                 for note in notes:
                     print(f"note: {note}", file=sys.stderr, flush=True)
-                if results is not None and is_over:
-                    runner.complete(results, folder)
-                else:
+                if results is None or not results.is_over:
                     results = runner.run(
                         config,
                         folder,
