@@ -189,7 +189,11 @@ class SIState:
         )
 
     def refresh_penalties(self) -> None:
-        """Computes each variable's penalty at the present weights."""
+        """Computes each variable's penalty at the present weights.
+
+        They are NaN where the state was erased, xi with it: a loop that calls
+        `train_on_batch` alone asks no other question than its loss.
+        """
         dtype = self.penalties.dtype
         penalties = [
             equations.penalty(
@@ -200,9 +204,10 @@ class SIState:
             )
             for slot in range(len(self.variables))
         ]
-        assign(
-            self.penalties, ops.stack([ops.cast(p, dtype) for p in penalties])
-        )
+        known = ops.stack([ops.cast(p, dtype) for p in penalties])
+        is_erased = ops.equal(self.damping, 0)
+        nan = ops.full_like(known, float("nan"))
+        assign(self.penalties, ops.where(is_erased, nan, known))
 
     # At its end.
 

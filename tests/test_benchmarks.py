@@ -35,6 +35,7 @@ SMALLEST = {
         *("--quick", "--seeds", "1", "--scenario", "domain"),
         *("--output", "OUTPUT"),
     ),
+    "whole_fits.py": ("--fits", "1", "--steps", "2", "--rounds", "1"),
 }
 
 

@@ -144,6 +144,21 @@ def test_state_zeroed_with_the_moments_is_refused(then, tmp_path):
             SICallback().set_model(model)
 
 
+def test_state_zeroed_in_a_loop_of_batches_shows_as_a_loss_of_nan():
+    model = compile_model(make_model())
+    x, y = make_tasks(1)[0]
+    si = SICallback()
+    si.set_model(model)
+    model.train_on_batch(x, y)
+    for variable in model.optimizer.variables:
+        variable.assign(np.zeros(variable.shape, variable.dtype))
+    losses = [model.train_on_batch(x, y) for _ in range(2)]
+    assert np.isnan(losses[1])
+    assert all(np.isfinite(each).all() for each in model.get_weights())
+    with pytest.raises(ValueError, match="erased"):
+        si.get_importance()
+
+
 def test_reset_optimizer_drops_the_micro_batches_of_a_step_that_was_begun():
     """A step of SGD is -rate * g, so omega is step^2 / rate."""
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
