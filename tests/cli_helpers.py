@@ -6,10 +6,16 @@ import zlib
 
 import keras
 import numpy as np
-from keras_si_cli import files
+from click.testing import CliRunner
+from keras_si_cli import files, main
 from keras_si_cli.experiments import config, data, nets
 from keras_si_cli.results import figures
 from keras_si_cli.training import method_run, progress
+
+
+def invoke(*args):
+    """Calls `keras-si` in this process."""
+    return CliRunner().invoke(main.main, args)
 
 
 def few_images():
@@ -86,7 +92,3 @@ class StopAt(progress.Progress):
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL where no code may run after it."""

@@ -28,20 +28,3 @@ def _fresh_keras():
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(7)
-
-
-@pytest.fixture
-def cli(monkeypatch, tmp_path):
-    """Calls the command line in an empty folder; no backend may start."""
-    # Here: the library's tests run where there is no command line.
-    from click.testing import CliRunner
-    from keras_si_cli import main
-    from keras_si_cli.training import start
-
-    monkeypatch.chdir(tmp_path)
-
-    def too_early(**_):
-        raise SystemError("TensorFlow was started")
-
-    monkeypatch.setattr(start, "import_quietly", too_early)
-    return lambda *args: CliRunner().invoke(main.main, args)

@@ -4,7 +4,10 @@ import io
 import os
 import pathlib
 
+import pytest
 from keras_si_cli import files
+
+OPERATIONS = ("open", "write", "fsync", "replace", "unlink")
 
 
 def install(monkeypatch, before):
@@ -46,3 +49,33 @@ def install(monkeypatch, before):
     monkeypatch.setattr(os, "fsync", fsync_)
     monkeypatch.setattr(os, "replace", replace_)
     monkeypatch.setattr(pathlib.Path, "unlink", unlink_)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL where no code may run after it."""
+
+
+def is_killed(number, changes, function, *args, **kwargs):
+    """Calls a function, which is killed before a change of the folder.
+
+    Args:
+        number: How many changes come to pass.
+        changes: The operations that count as one.
+
+    Returns:
+        Whether it had more changes to make than that.
+    """
+    left = iter(range(number))
+
+    def kill(operation, path):
+        exists = operation != "unlink" or path.exists()
+        if operation in changes and exists and next(left, None) is None:
+            raise Killed  # Also where the draft would be tidied away.
+
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch, kill)
+        try:
+            function(*args, **kwargs)
+        except Killed:
+            return True
+    return False

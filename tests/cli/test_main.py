@@ -21,121 +21,85 @@ def call(*args, **environment):
     )
 
 
-def help_of(command):
-    result = call(*command.split(), "--help", COLUMNS="80")
-    assert result.exit_code == 0
-    return result.output
+# What is refused: a command, and what the line says. A line goes on in an
+# indented one.
+
+REFUSED = """
+run pmnist --tasks 0 :: '--tasks': 0 is not in the range x>=1.
+run pmnist --hidden 10;10 :: '--hidden': '10;10' is not a valid int
+run pmnist --padding 101 :: 101 is not in the range 0<=x<=100.
+run pmnist --learning-rate 0 :: 0.0 is not in the range x>0.
+run pmnist --strength -1 :: -1.0 is not in the range x>=0.
+run pmnist --strength nan :: '--strength': nan is not finite.
+run pmnist --damping 0 :: '--damping': 0.0 is not in the range x>0.
+run pmnist --seed 4294967296 :: is not in the range 0<=x<=2147483648.
+run pmnist --method gem :: 'gem' is not one of 'si', 'naive', 'joint'
+run pmnist --preset slow :: 'slow' is not one of 'quick', 'paper'
+run pmnist --dataset MNIST :: '--dataset': 'MNIST' is no TFDS name
+run pmnist --data-dir nowhere :: Directory 'nowhere' does not exist.
+run pmnist --taks 3 :: --taks
+run imagenet :: 'imagenet' is not one of 'pmnist', 'smnist', 'scifar'
+run :: Missing argument '{pmnist|smnist|scifar}'. Choose from: pm
+run pmnist --scenario task ::
+    --scenario: received 'task', expected domain for pmnist
+run smnist --tasks 6 :: --tasks: received 6, expected at most 5: the 10
+run scifar --dataset cifar10 --tasks 6 ::
+    --tasks: received 6, expected at most 5
+run smnist --epochs 1 --steps 9 :: --steps: received together with --ep
+run smnist --scenario class --method scratch ::
+    --method: scratch cannot be run in the class scenario, only in ta
+run smnist --method naive --method joint --strength 1 ::
+    --strength: means nothing to naive and joint, only to si, l2, ewc
+run smnist --memory 9 :: --memory: means nothing to si and naive, only to
+run smnist --method replay --strength 1 :: --strength: means nothing to
+run smnist --method l2 --damping 1 :: --damping: means nothing to l2
+run smnist --method replay --memory 0 :: 0 is not in the range x>=1.
+run smnist --method si-replay --memory 7 ::
+    --memory: received 7, expected at least 8: an image of each class of the 4
+    tasks before the last
+run pmnist --method replay --tasks 50 ::
+    --memory: received 200, expected at least 490
+run pmnist --method ewc :: --strength: is missing: ewc needs one of its
+run pmnist --method si --method ewc --strength 1 ::
+    --method: received si, ewc, which need a --strength each; run
+run scifar --preset vandeven ::
+    --preset: received 'vandeven', expected quick or paper for scifar
+run pmnist --output taken :: Directory 'taken' is a file.
+run pmnist --output full :: --output: full is not empty; name another folder,
+    continue the run in it by `keras-si resume full` if it has one, or replace
+    it with --overwrite
+resume nowhere :: DIR: nowhere has no run; name a folder that
+report :: Missing argument 'DIR...'.
+report nowhere :: Path 'nowhere' does not exist.
+report . --output a.pdf :: --output: received a.pdf, expected a name in .png or
+    .svg
+report . --html a.txt :: --html: received a.txt, expected a name
+report . --html no/a.html :: --html: there is no folder no; make it first
+tune pmnist --strength 1,,2 :: '' is not a valid float range
+tune pmnist --damping 0.1,0 :: '--damping': 0.0 is not in the range
+tune pmnist --method naive --strength 1 :: means nothing to naive
+report . :: DIR: . has no results.json; name a folder that
+walk :: No such command 'walk'.
+--verison :: --verison
+"""
 
 
-# What is refused.
+def cases(table):
+    lines = re.sub(r"\n +", " ", table).strip().splitlines()
+    return [re.split(" :: ?", line) for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        ("pmnist --tasks 0", "'--tasks': 0 is not in the range x>=1."),
-        ("pmnist --hidden 10;10", "'--hidden': '10;10' is not a valid int"),
-        ("pmnist --hidden 10,", "'--hidden': '' is not a valid integer"),
-        ("pmnist --padding 101", "101 is not in the range 0<=x<=100."),
-        ("pmnist --learning-rate 0", "0.0 is not in the range x>0."),
-        ("pmnist --strength -1", "-1.0 is not in the range x>=0."),
-        ("pmnist --strength nan", "'--strength': nan is not finite."),
-        ("pmnist --damping 0", "'--damping': 0.0 is not in the range x>0."),
-        ("pmnist --seed 4294967296", "is not in the range 0<=x<=2147483648."),
-        ("pmnist --method gem", "'gem' is not one of 'si', 'naive', 'joint'"),
-        ("pmnist --preset slow", "'slow' is not one of 'quick', 'paper'"),
-        ("pmnist --dataset MNIST", "'--dataset': 'MNIST' is no TFDS name"),
-        ("pmnist --data-dir nowhere", "Directory 'nowhere' does not exist."),
-        ("pmnist --taks 3", "--taks"),
-        ("imagenet", "'imagenet' is not one of 'pmnist', 'smnist', 'scifar'"),
-        ("", "Missing argument '{pmnist|smnist|scifar}'. Choose from: pm"),
-        (
-            "pmnist --scenario task",
-            "--scenario: received 'task', expected domain for pmnist",
-        ),
-        ("smnist --tasks 6", "--tasks: received 6, expected at most 5: the 10"),
-        (
-            "scifar --dataset cifar10 --tasks 6",
-            "--tasks: received 6, expected at most 5",
-        ),
-        ("smnist --epochs 1 --steps 9", "--steps: received together with --ep"),
-        (
-            "smnist --scenario class --method scratch",
-            "--method: scratch cannot be run in the class scenario, only in ta",
-        ),
-        (
-            "smnist --method naive --method joint --strength 1",
-            "--strength: means nothing to naive and joint, only to si, l2, ewc",
-        ),
-        (
-            "smnist --memory 9",
-            "--memory: means nothing to si and naive, only to",
-        ),
-        (
-            "smnist --method replay --strength 1",
-            "--strength: means nothing to ",
-        ),
-        ("smnist --method replay --memory 0", "0 is not in the range x>=1."),
-        (
-            "smnist --method si-replay --memory 7",
-            "--memory: received 7, expected at least 8: an image of each class "
-            "of the 4 tasks before the last",
-        ),
-        (
-            "pmnist --method replay --tasks 50",
-            "--memory: received 200, expected at least 490",
-        ),
-        ("pmnist --method ewc", "--strength: is missing: ewc needs one of its"),
-        ("smnist --method l2 --damping 1", "--damping: means nothing to l2"),
-        (
-            "pmnist --method si --method ewc --strength 1",
-            "--method: received si, ewc, which need a --strength each; run",
-        ),
-        (
-            "scifar --preset vandeven",
-            "--preset: received 'vandeven', expected quick or paper for scifar",
-        ),
-        ("pmnist --output taken", "Directory 'taken' is a file."),
-        ("pmnist --output full", "--output: full is not empty"),
-    ],
-)
-def test_a_wrong_option_is_named_in_one_line(cli, args, expected):
+@pytest.mark.parametrize(("args", "expected"), cases(REFUSED))
+def test_what_is_wrong_is_named_in_one_line(cli, args, expected):
     pathlib.Path("taken").write_text("mine")
     os.mkdir("full")
     pathlib.Path("full/notes.txt").touch()
-    result = cli("run", *args.split())
-    assert result.exit_code == 2
-    assert result.stdout == ""
+    result = cli(*args.split())
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
     assert expected in result.stderr
     assert sorted(os.listdir()) == ["full", "taken"]
-
-
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        ("resume nowhere", "DIR: nowhere has no run; name a folder that"),
-        ("report", "Missing argument 'DIR...'."),
-        ("report nowhere", "Path 'nowhere' does not exist."),
-        ("report . --output a.pdf", "expected a name in .png or .svg"),
-        ("report . --html a.txt", "--html: received a.txt, expected a name"),
-        ("report . --html no/a.html", "--html: there is no folder no; make"),
-        ("tune pmnist --strength 1,,2", "'' is not a valid float range"),
-        ("tune pmnist --damping 0.1,0", "'--damping': 0.0 is not in the range"),
-        ("tune pmnist --method naive --strength 1", "means nothing to naive"),
-        ("report .", "DIR: . has no results.json; name a folder that"),
-        ("walk", "No such command 'walk'."),
-        ("--verison", "--verison"),
-    ],
-)
-def test_other_commands_refuse_in_one_line_too(cli, args, expected):
-    result = cli(*args.split())
-    assert result.exit_code == 2
-    assert result.stderr.startswith("Error: ")
-    assert result.stderr.count("\n") == 1
-    assert expected in result.stderr
-    assert os.listdir() == []
 
 
 @pytest.mark.parametrize("command", ["run", "tune"])
@@ -189,7 +153,9 @@ def test_options_reach_the_run_as_they_are_given(cli, monkeypatch):
 def test_help_fits_and_its_examples_are_commands_whose_options_are_right(
     command, monkeypatch, tmp_path
 ):
-    text = help_of(command)
+    shown = call(*command.split(), "--help", COLUMNS="80")
+    assert shown.exit_code == 0
+    text = shown.output
     assert max(map(len, text.splitlines())) <= 80
     usage, *_ = text.splitlines()
     assert usage.startswith(f"Usage: keras-si {command}".rstrip())

@@ -3,7 +3,7 @@
 import pytest
 from keras_si_cli.errors import OptionError
 from keras_si_cli.experiments import presets
-from keras_si_cli.experiments.config import RunConfig, check_tasks, resolve
+from keras_si_cli.experiments.config import check_tasks, resolve
 
 # Hidden units, output weights and padding.
 P, S = ((2000, 2000), "glorot", 0), ((256, 256), "zeros", 0)
@@ -24,15 +24,7 @@ W = ((1000, 1000), "glorot", 2)
         ("smnist vandeven task", 5, None, 2000, 128, V, 1e-3, False, 50, 0.1),
         (
             "smnist vandeven domain",
-            5,
-            None,
-            2000,
-            128,
-            V,
-            1e-3,
-            False,
-            500,
-            0.1,
+            *(5, None, 2000, 128, V, 1e-3, False, 500, 0.1),
         ),
         ("smnist vandeven class", 5, None, 2000, 128, V, 1e-3, False, 0.5, 0.1),
         ("scifar quick task", 6, 4, None, 256, C, 1e-3, True, 0.01, 1e-3),
@@ -106,12 +98,3 @@ def test_too_many_tasks_for_the_classes_that_were_found_are_refused():
     with pytest.raises(OptionError, match="--tasks: received 4, .* most 3"):
         check_tasks(config, 7)
     check_tasks(resolve("pmnist", "paper", {"tasks": 99}), 10)
-
-
-def test_a_configuration_comes_back_from_json():
-    config = resolve("smnist", "vandeven", {"hidden": (3, 4), "seed": 2})
-    record = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in config.to_dict().items()
-    }
-    assert RunConfig.from_dict(record) == config

@@ -10,16 +10,17 @@ import sys
 import failing_disk
 import numpy as np
 import pytest
-from cli_helpers import Killed, StopAt, few_images, make_config, make_short
-from click.testing import CliRunner
+from cli_helpers import StopAt, few_images, invoke, make_config
+from failing_disk import Killed
 from helpers import TESTS
-from keras_si_cli import main
 from keras_si_cli.errors import RunError
 from keras_si_cli.experiments import data
 from keras_si_cli.results import figures
 from keras_si_cli.training import method_run, progress, runner, start
 from keras_si_cli.training.checkpoint import Position, find
 from keras_si_cli.training.folder import CHECKPOINT, LOCK
+
+pytestmark = pytest.mark.usefixtures("few")
 
 # 3 steps an epoch.
 OPTIONS = {"methods": ("si", "naive"), "tasks": 2, "epochs": 2}
@@ -29,18 +30,6 @@ COMMAND = (
 )
 
 
-@pytest.fixture(autouse=True)
-def few(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
-    monkeypatch.setattr(start, "import_quietly", lambda **_: None)
-
-
-@pytest.fixture
-def short(monkeypatch):
-    make_short(monkeypatch)
-
-
 @pytest.fixture
 def knowledge(monkeypatch):
     """All that each model knew when it was evaluated, by method and task."""
@@ -48,10 +37,8 @@ def knowledge(monkeypatch):
     evaluate = method_run.MethodRun._evaluate
 
     def spy(self, task):
-        known[self.trial.method, task.index] = [
-            np.array(v)
-            for v in [*self.model.variables, *self.model.optimizer.variables]
-        ]
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        known[self.trial.method, task.index] = [*map(np.array, variables)]
         evaluate(self, task)
 
     monkeypatch.setattr(method_run.MethodRun, "_evaluate", spy)
@@ -160,30 +147,13 @@ def test_every_method_and_net_continues(
 SHORT = {"methods": ("si",), "epochs": 2, "batch_size": 300}
 
 
-def test_a_kill_at_any_change_of_the_folder_costs_nothing_but_time(
-    monkeypatch, short
-):
+def test_a_kill_at_any_change_of_the_folder_costs_nothing_but_time(short):
     whole, kills = trials(run("whole", **SHORT)), 0
-    while True:
-        out = f"out{kills}"
-        left = iter(range(kills))
-
-        def kill(operation, path, left=left):
-            if operation == "replace" or (
-                operation == "unlink" and path.exists()
-            ):
-                if next(left, None) is None:
-                    raise Killed  # Also where the draft would be tidied away.
-
-        try:
-            with monkeypatch.context() as patch:
-                failing_disk.install(patch, kill)
-                run(out, **SHORT)
-            break
-        except Killed:
-            kills += 1
-        assert trials(run(out, **SHORT)) == whole
-        assert names_in(out) == names_in("whole")
+    changes = ("replace", "unlink")
+    while failing_disk.is_killed(kills, changes, run, f"out{kills}", **SHORT):
+        assert trials(run(f"out{kills}", **SHORT)) == whole
+        assert names_in(f"out{kills}") == names_in("whole")
+        kills += 1
     # The configuration; results at the start, after each task and at the end;
     # checkpoints of each epoch and at the end; the figure; and where the last
     # checkpoint is removed.
@@ -286,10 +256,6 @@ def test_a_full_disk_loses_nothing_that_was_there(monkeypatch, short):
 
 
 # The command line.
-
-
-def invoke(*args):
-    return CliRunner().invoke(main.main, args)
 
 
 def ctrl_c(step=5, *more):
