@@ -1,6 +1,5 @@
 """What several test files of the command line share."""
 
-import functools
 import pathlib
 import zlib
 
@@ -30,11 +29,33 @@ def few_images():
     return data.Data("few", 2, split, test)
 
 
+def bright_rows(name, data_dir=None):
+    """Ten classes: the brighter row of an image says which."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(200, dtype="int32") % 10
+    images = rng.integers(0, 80, (200, 12, 12, 1), "uint8")
+    images[np.arange(200), labels] += 120
+    split = data.Split(images, labels)
+    return data.Data(name, 10, split, split)
+
+
 def within_epoch(model):
     """Returns the model, whose variables JAX keeps elsewhere meanwhile."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
     return model
+
+
+def make_eager(monkeypatch):
+    """For tests of many runs: nothing is traced."""
+    compile_classifier = nets.compile_classifier
+
+    def compile_eagerly(*args):
+        model = compile_classifier(*args)
+        model.run_eagerly = True
+        return model
+
+    monkeypatch.setattr(nets, "compile_classifier", compile_eagerly)
 
 
 def make_short(monkeypatch):
@@ -43,12 +64,6 @@ def make_short(monkeypatch):
     Nothing is traced; an accuracy is a checksum of the weights, which one bit
     of them changes; a figure is a line of text.
     """
-    compile_classifier = nets.compile_classifier
-
-    def compile_eagerly(*args):
-        model = compile_classifier(*args)
-        model.run_eagerly = True
-        return model
 
     def accuracy(model, task):
         weights = b"".join(w.tobytes() for w in model.get_weights())
@@ -58,11 +73,7 @@ def make_short(monkeypatch):
         path = pathlib.Path(folder) / "average_accuracy.svg"
         files.write_atomically(path, f"{results.methods}".encode())
 
-    clear_session = functools.partial(
-        keras.utils.clear_session, free_memory=False
-    )
-    monkeypatch.setattr(keras.backend, "clear_session", clear_session)
-    monkeypatch.setattr(nets, "compile_classifier", compile_eagerly)
+    make_eager(monkeypatch)
     monkeypatch.setattr(method_run, "_accuracy", accuracy)
     monkeypatch.setattr(figures, "write_figures", figure)
 

@@ -1,6 +1,7 @@
 """Fixtures of all tests: quiet TensorFlow, and fixed seeds."""
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
@@ -20,11 +21,14 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _fresh_keras():
+def _fresh_keras(monkeypatch):
     # Not above: the process that only hands out the tests does not need it.
     import keras
 
-    # Without the garbage collection, which would take most of the time.
-    keras.utils.clear_session(free_memory=False)
+    # Without the garbage collection, which would take most of the time; the
+    # command line calls it for each trial.
+    clear = functools.partial(keras.utils.clear_session, free_memory=False)
+    monkeypatch.setattr(keras.backend, "clear_session", clear)
+    clear()
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(7)

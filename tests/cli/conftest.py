@@ -36,3 +36,10 @@ def short(monkeypatch):
     from cli_helpers import make_short
 
     make_short(monkeypatch)
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    from cli_helpers import make_eager
+
+    make_eager(monkeypatch)

@@ -1,11 +1,11 @@
 """Each method, and what it does to a run over tasks that split the classes."""
 
 import functools
-import itertools
 
 import keras
 import numpy as np
 import pytest
+from cli_helpers import bright_rows
 from keras_si_cli import methods
 from keras_si_cli.experiments import config, data, nets
 from keras_si_cli.training import runner
@@ -20,36 +20,28 @@ def made_up(pairs):
     """Returns 10 images of each class to train with."""
     rng = np.random.default_rng(0)
     count = 2 * pairs
-    train = data.Split(
-        rng.integers(0, 255, (10 * count, 3, 3, 1), "uint8"),
-        np.arange(10 * count, dtype="int32") % count,
-    )
-    labels = TEST_LABELS[TEST_LABELS < count]
-    test = data.Split(
-        rng.integers(0, 255, (len(labels), 3, 3, 1), "uint8"), labels
+    train, test = (
+        data.Split(rng.integers(0, 255, (len(of), 3, 3, 1), "uint8"), of)
+        for of in (
+            np.arange(10 * count, dtype="int32") % count,
+            TEST_LABELS[TEST_LABELS < count],
+        )
     )
     return data.Data("made up", count, train, test)
 
 
-def run(*names, **given):
+SMALL = {
+    **{"tasks": 2, "epochs": 1, "hidden": (8,), "batch_size": 10},
+    "jit": False,
+}
+
+
+def run(*names, dataset=None, **given):
     """Runs split MNIST's protocol on pairs of made-up classes."""
-    options = {
-        "methods": names,
-        "tasks": 2,
-        "epochs": 1,
-        "hidden": (8,),
-        "batch_size": 10,
-        "jit": False,
-        **given,
-    }
+    options = {"methods": names, **SMALL, **given}
     resolved = config.resolve("smnist", "paper", options)
-    return runner.run(resolved, dataset=made_up(resolved.tasks)).trials
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner.figures, "write_figures", lambda *args: None)
+    dataset = dataset or made_up(resolved.tasks)
+    return runner.run(resolved, dataset=dataset).trials
 
 
 @pytest.fixture
@@ -73,79 +65,33 @@ def heard(monkeypatch):
     return calls
 
 
-A, B, C = (0, 1), (2, 3), (4, 5)
-AB, ABC = (*A, *B), (*A, *B, *C)
-UNTRAINED = [("evaluate", [B, C])]
+A, B = (0, 1), (2, 3)
+PAIRS = {(): "", A: "A", B: "B", (4, 5): "C"}
+PAIRS |= {(*A, *B): "AB", (*A, *B, 4, 5): "ABC"}
+MIXED = "eB eC fA eA eB fAB eA eB eC fABC eA eB eC"
+TOLD_APART = "fA eA fAB eAB eAB fABC eABC eABC eABC"
 
 
-# Of each fit, and of the evaluations that follow one another.
+# Each fit and evaluation, with the pairs of outputs that counted.
 @pytest.mark.parametrize(
     ("method", "scenario", "expected"),
     [
-        (
-            *("naive", "task"),
-            [
-                *(*UNTRAINED, ("fit", [A]), ("evaluate", [A, B])),
-                *(("fit", [B]), ("evaluate", [A, B, C])),
-                *(("fit", [C]), ("evaluate", [A, B, C])),
-            ],
-        ),
-        (
-            *("joint", "task"),
-            [
-                *(*UNTRAINED, ("fit", [A]), ("evaluate", [A, B])),
-                *(("fit", [AB]), ("evaluate", [A, B, C])),
-                *(("fit", [ABC]), ("evaluate", [A, B, C])),
-            ],
-        ),
-        (
-            *("replay", "task"),
-            [
-                *(*UNTRAINED, ("fit", [A]), ("evaluate", [A, B])),
-                *(("fit", [AB]), ("evaluate", [A, B, C])),
-                *(("fit", [ABC]), ("evaluate", [A, B, C])),
-            ],
-        ),
-        (
-            *("replay", "class"),
-            [
-                *(("fit", [A]), ("evaluate", [A])),
-                *(("fit", [AB]), ("evaluate", [AB] * 2)),
-                *(("fit", [ABC]), ("evaluate", [ABC] * 3)),
-            ],
-        ),
-        (
-            *("scratch", "task"),
-            [(name, [x]) for x in (A, B, C) for name in ("fit", "evaluate")],
-        ),
-        (
-            *("naive", "class"),
-            [
-                *(("fit", [A]), ("evaluate", [A])),
-                *(("fit", [AB]), ("evaluate", [AB] * 2)),
-                *(("fit", [ABC]), ("evaluate", [ABC] * 3)),
-            ],
-        ),
-        (
-            *("naive", "domain"),
-            [
-                ("evaluate", [()] * 2),
-                *(("fit", [()]), ("evaluate", [()] * 2)),
-                *(("fit", [()]), ("evaluate", [()] * 3)) * 2,
-            ],
-        ),
+        ("naive", "task", "eB eC fA eA eB fB eA eB eC fC eA eB eC"),
+        ("joint", "task", MIXED),
+        ("replay", "task", MIXED),
+        ("replay", "class", TOLD_APART),
+        ("scratch", "task", "fA eA fB eB fC eC"),
+        ("naive", "class", TOLD_APART),
+        ("naive", "domain", "e e f e e f e e e f e e e"),
     ],
 )
 def test_which_outputs_count_and_when(heard, method, scenario, expected):
     run(method, scenario=scenario, tasks=3)
-    grouped = [
-        (name, [call[1] for call in calls])
-        for name, calls in itertools.groupby(heard, key=lambda call: call[0])
-    ]
-    assert grouped == expected
+    calls = [name[0] + PAIRS[active] for name, active, _ in heard]
+    assert calls == expected.split()
 
 
-def test_an_untrained_net_with_zero_outputs_names_the_first_class():
+def test_an_untrained_net_with_zero_outputs_names_the_first_class(eager):
     """Of task 2 it gets class 2 right, by hand: 3 of 5; once for all."""
     runs = run("naive", "l2", epochs=None, steps=1, strength=1.0)
     assert len(runs) == 2
@@ -156,7 +102,7 @@ def test_an_untrained_net_with_zero_outputs_names_the_first_class():
         assert run_.measures["forward_transfer"] == pytest.approx(expected)
 
 
-def test_each_seed_has_an_untrained_net_of_its_own(monkeypatch):
+def test_each_seed_has_an_untrained_net_of_its_own(monkeypatch, eager):
     monkeypatch.setattr(keras.Sequential, "fit", lambda *args, **kwargs: None)
     given = {"output_weights": "glorot", "tasks": 3}
     (alone,) = run("naive", seed=1, **given)
@@ -167,23 +113,15 @@ def test_each_seed_has_an_untrained_net_of_its_own(monkeypatch):
         np.testing.assert_array_equal(each.untrained, alone.untrained)
 
 
-def test_in_the_class_scenario_forward_transfer_is_not_measured(heard):
-    (run_,) = run("naive", scenario="class")
-    assert np.isnan(run_.accuracy[0, 1])
-    assert np.isnan(run_.untrained).all()
-    assert np.isnan(run_.measures["forward_transfer"])
-
-
-def fits(monkeypatch):
+@pytest.fixture
+def starts(monkeypatch):
     """The weights at the start of each fit, and the steps taken."""
     seen = []
-    original = keras.Model.fit
+    original = keras.Sequential.fit
 
     def spy(model, *args, **kwargs):
         optimizer = model.optimizer
-        moved = 0
-        if optimizer.built:
-            moved = int(optimizer.iterations)
+        moved = int(optimizer.iterations) if optimizer.built else 0
         seen.append((model.get_weights()[:2], moved))
         return original(model, *args, **kwargs)
 
@@ -191,65 +129,45 @@ def fits(monkeypatch):
     return seen
 
 
-def test_scratch_gives_each_task_a_new_net_and_keeps_its_accuracy(monkeypatch):
-    seen = fits(monkeypatch)
+def test_scratch_gives_each_task_a_new_net_and_keeps_its_accuracy(
+    starts, eager
+):
     (run_,) = run("scratch", epochs=3)
-    for one, other in zip(seen[0][0], seen[1][0], strict=True):
+    (first, _), (second, _) = starts
+    for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
     assert run_.accuracy[1, 0] == run_.accuracy[0, 0]
-    assert (
-        run_.measures["backward_transfer"],
-        run_.measures["forgetting"],
-    ) == (0, 0)
+    assert run_.measures["backward_transfer"] == 0
+    assert run_.measures["forgetting"] == 0
     assert np.isnan(run_.measures["forward_transfer"])
 
 
 @pytest.mark.parametrize("reset", [True, False])
-def test_the_optimizer_is_reset_between_tasks_or_kept(monkeypatch, reset):
-    seen = fits(monkeypatch)
+def test_the_optimizer_is_reset_between_tasks_or_kept(starts, eager, reset):
     run("naive", reset_optimizer=reset)
     # 20 examples a task, in batches of 10: two steps.
-    assert [moved for _, moved in seen] == [0, 0 if reset else 2]
+    assert [moved for _, moved in starts] == [0, 0 if reset else 2]
 
 
-@pytest.mark.parametrize(
-    "given, expected",
-    [
-        # The union of both tasks has 40 examples.
-        (
-            {"epochs": 3},
-            {
-                "naive": [(3, 2), (3, 2)],
-                "replay": [(3, 2), (3, 2)],
-                "joint": [(3, 2), (3, 4)],
-            },
-        ),
-        (
-            {"epochs": None, "steps": 5},
-            {name: 2 * [(1, 5)] for name in ("naive", "replay", "joint")},
-        ),
-    ],
-)
-def test_how_long_each_task_is_learned(heard, given, expected):
-    run(*expected, **given)
+def test_how_long_each_task_is_learned(heard):
+    names = ("naive", "replay", "joint")
+    run(*names, epochs=3)
+    run(*names, epochs=None, steps=5)
     got = [
         (kwargs["epochs"], kwargs["steps_per_epoch"])
         for name, _, kwargs in heard
         if name == "fit"
     ]
-    assert got == sum(expected.values(), [])
+    # The union of both tasks has 40 examples.
+    assert got == [*5 * [(3, 2)], (3, 4), *6 * [(1, 5)]]
 
 
 def one_weight(**options):
     """Returns a net with one weight, 0 at first, and SGD at 1/4."""
-    model = keras.Sequential(
-        [
-            keras.Input((1,)),
-            keras.layers.Dense(
-                1, use_bias=False, kernel_initializer="zeros", **options
-            ),
-        ]
+    dense = keras.layers.Dense(
+        1, use_bias=False, kernel_initializer="zeros", **options
     )
+    model = keras.Sequential([keras.Input((1,)), dense])
     model.compile(keras.optimizers.SGD(0.25), "mse")
     return model
 
@@ -264,17 +182,22 @@ def weight_after_step(model, y):
     return model.get_weights()[0].item()
 
 
-def test_l2_by_hand():
-    """One weight, SGD; the second task is held to where the first ended."""
+def after_two_steps(name):
+    """Returns a method, its net with the weight at 3/4, and `step`."""
     model = one_weight()
-    l2 = methods.METHODS["l2"](strength=0.5, damping=0.1)
-    l2.attach(model)
+    method = methods.METHODS[name](strength=0.5, damping=0.1)
+    method.attach(model)
     step = functools.partial(weight_after_step, model)
-
     # The gradient of (w - 1)^2 at 0 is -2, at 1/2 it is -1: there is no
     # penalty yet, whose gradient at 1/2 would be 1/2.
     assert step(1.0) == pytest.approx(0.5)
     assert step(1.0) == pytest.approx(0.75)
+    return method, model, step
+
+
+def test_l2_by_hand():
+    """One weight, SGD; the second task is held to where the first ended."""
+    l2, model, step = after_two_steps("l2")
     l2.end_task(model, learned=None)
     # That of w^2 at 3/4 is 3/2; the penalty, 0.5 (w - 0.75)^2, has none there.
     assert step(0.0) == pytest.approx(0.375)
@@ -292,13 +215,11 @@ def test_l2_adds_to_the_penalty_that_a_layer_had():
     model = one_weight(kernel_regularizer=keras.regularizers.L2(0.25))
     l2 = methods.METHODS["l2"](0.5, 0.1)
     l2.attach(model)
-    # At 0 the layer's own penalty, w^2 / 4, has no gradient.
-    by_one_weight(model.fit, 1.0)
-    assert model.get_weights()[0].item() == pytest.approx(0.5)
+    model.set_weights([np.full((1, 1), 0.5)])
     l2.end_task(model, learned=None)
-    # At 1/2 its gradient is 1/4; the task, (w - 1/2)^2, has none.
-    by_one_weight(model.fit, 0.5)
-    assert model.get_weights()[0].item() == pytest.approx(0.4375)
+    # At 1/2 the layer's own penalty, w^2 / 4, has the gradient 1/4; the task,
+    # (w - 1/2)^2, has none.
+    assert weight_after_step(model, 0.5) == pytest.approx(0.4375)
     model.set_weights([np.full((1, 1), 3.0)])
     # 3^2 / 4 of its own, and 0.5 (3 - 0.5)^2.
     assert by_one_weight(model.evaluate, 3.0) == pytest.approx(2.25 + 3.125)
@@ -319,14 +240,7 @@ class Sample:
 
 def test_ewc_by_hand():
     """One weight, SGD; F/2 of each task is the mean of x^2, by closed form."""
-    model = one_weight()
-    ewc = methods.METHODS["ewc"](strength=0.5, damping=0.1)
-    ewc.attach(model)
-    step = functools.partial(weight_after_step, model)
-
-    # As `test_l2_by_hand`: there is no penalty yet.
-    assert step(1.0) == pytest.approx(0.5)
-    assert step(1.0) == pytest.approx(0.75)
+    ewc, model, step = after_two_steps("ewc")
     ewc.end_task(model, Sample([[1.0], [2.0], [1.0]]))
     assert [*ewc.importance()] == [model.weights[0].path]
     assert ewc.importance()[model.weights[0].path] == pytest.approx(2.0)
@@ -345,37 +259,23 @@ def test_ewc_by_hand():
     )
 
 
-@pytest.fixture
-def kept(monkeypatch):
-    """What each method was given and knew at each task's end."""
-    ends = []
-    for name in ("naive", "ewc"):
-        cls = methods.METHODS[name]
-
-        def spy(self, model, learned, name=name, end_task=cls.end_task):
-            end_task(self, model, learned)
-            mask = model.layers[-1]
-            active = tuple(getattr(mask, "active", ()))
-            weights = model.get_weights()
-            ends.append(
-                (name, learned, model, active, weights, self.importance())
-            )
-
-        monkeypatch.setattr(cls, "end_task", spy)
-    return ends
-
-
-def test_ewc_in_a_run_adds_the_fisher_information_of_each_tasks_images(kept):
+def test_ewc_in_a_run_adds_the_fisher_information_of_each_tasks_images(
+    monkeypatch, eager
+):
     """The oracle is the library's function, on images gathered by hand."""
-    _, recorded = run("naive", "ewc", scenario="task", strength=100.0)
-    naive, _, first, second = kept
-    # Nothing holds the first task back.
-    for one, other in zip(naive[4], first[4], strict=True):
-        np.testing.assert_array_equal(one, other)
-    model = second[2]
-    total = {path: 0.0 for path in second[5]}
-    for name, task, _, active, weights, importance in (first, second):
-        assert (name, active) == ("ewc", task.outputs)
+    ends = []
+    end_task = methods.METHODS["ewc"].end_task
+
+    def spy(self, model, task):
+        end_task(self, model, task)
+        assert tuple(model.layers[-1].active) == task.outputs
+        ends.append((model, task, model.get_weights(), self.importance()))
+
+    monkeypatch.setattr(methods.METHODS["ewc"], "end_task", spy)
+    (recorded,) = run("ewc", strength=100.0)
+    assert len(ends) == 2
+    total = dict.fromkeys(recorded.importance, 0.0)
+    for model, task, weights, importance in ends:
         model.set_weights(weights)
         nets.set_active_outputs(model, task.outputs)
         images = task.train_examples.images.numpy()
@@ -428,47 +328,29 @@ def test_what_replay_trains_on_is_the_new_task_and_a_memory(monkeypatch):
         seen.append([np.concatenate(part) for part in zip(*pairs)])
 
     monkeypatch.setattr(keras.Sequential, "fit", spy)
-    for memory in (7, 200):
-        seen.clear()
-        run("naive", "replay", scenario="class", memory=memory, epochs=20)
-        (naive_x, _), _, (x, y), (both, labels) = seen
-        np.testing.assert_array_equal(x, naive_x)
-        # In each batch 10 of the task, then 10 of the memory.
-        new, old = labels.reshape(40, 2, 10).transpose(1, 0, 2)
-        assert {*new.ravel()} == {*B} and {*old.ravel()} == {*A}
-        images = both.reshape(40, 2, 10, 9)[:, 1]
-        drawn = {
-            label: {image.tobytes() for image in images[old == label]}
-            for label in A
-        }
-        known = {image.tobytes() for image in x}
-        for label in A:
-            assert len(drawn[label]) == min(memory // 2, 10)
-            assert drawn[label] <= known
-
-
-def bright_rows(name, count=200):
-    """Ten classes: the brighter row of an image says which."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(count, dtype="int32") % 10
-    images = rng.integers(0, 80, (count, 10, 3, 1), "uint8")
-    images[np.arange(count), labels] += 120
-    part = data.Split(images, labels)
-    return data.Data(name, 10, part, part)
+    run("naive", "replay", scenario="class", memory=7, epochs=20)
+    (naive_x, _), _, (x, _), (images, labels) = seen
+    np.testing.assert_array_equal(x, naive_x)
+    # In each batch 10 of the task, then 10 of the memory.
+    new, old = labels.reshape(40, 2, 10).transpose(1, 0, 2)
+    assert {*new.ravel()} == {*B}
+    replayed = images.reshape(40, 2, 10, 9)[:, 1].reshape(400, 9)
+    drawn = {
+        (label, image.tobytes())
+        for label, image in zip(old.ravel(), replayed, strict=True)
+    }
+    assert sorted(label for label, _ in drawn) == [0, 0, 0, 1, 1, 1]
+    assert {image for _, image in drawn} <= {image.tobytes() for image in x}
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
 def test_replay_remembers_what_plain_training_forgets(scenario):
-    options = {
-        "methods": ("naive", "replay", "si-replay"),
-        **{"tasks": 2, "epochs": 30, "hidden": (30,), "batch_size": 20},
-        **{"jit": False, "scenario": scenario, "memory": 10, "strength": 0.01},
-        **{"learning_rate": 0.01},
-    }
-    resolved = config.resolve("smnist", "paper", options)
-    naive, replay, si_replay = runner.run(
-        resolved, dataset=bright_rows("mnist")
-    ).trials
+    naive, replay, si_replay = run(
+        *("naive", "replay", "si-replay"),
+        dataset=bright_rows("mnist"),
+        **{"epochs": 30, "hidden": (30,), "batch_size": 20, "memory": 10},
+        **{"learning_rate": 0.01, "strength": 0.01, "scenario": scenario},
+    )
     # The first task is the same: there is nothing to remember yet.
     assert naive.accuracy[0, 0] == replay.accuracy[0, 0] == 1
     assert replay.accuracy[1].min() > 0.95

@@ -10,7 +10,7 @@ import sys
 import failing_disk
 import numpy as np
 import pytest
-from cli_helpers import StopAt, few_images, invoke, make_config
+from cli_helpers import StopAt, bright_rows, few_images, invoke, make_config
 from failing_disk import Killed
 from helpers import TESTS
 from keras_si_cli.errors import RunError
@@ -97,16 +97,6 @@ def test_a_stopped_run_continues_as_if_nothing_had_been(short, knowledge):
         assert names_in(out) == names_in("whole")
 
 
-def images_of_12(name, data_dir):
-    """Ten classes: the brighter row says which."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(300, dtype="int32") % 10
-    images = rng.integers(0, 80, (300, 12, 12, 1), "uint8")
-    images[np.arange(300), labels] += 120
-    split = data.Split(images, labels)
-    return data.Data(name, 10, split, split)
-
-
 # What is not among Keras's weights, too: the methods' own variables, and where
 # dropout's random generators stand. 3 steps an epoch, 6 of the union.
 @pytest.mark.parametrize(
@@ -125,7 +115,7 @@ def images_of_12(name, data_dir):
 def test_every_method_and_net_continues(
     monkeypatch, short, knowledge, benchmark, method, step, given
 ):
-    monkeypatch.setattr(data, "load", images_of_12)
+    monkeypatch.setattr(data, "load", bright_rows)
     given = {
         "benchmark": benchmark,
         "preset": "paper",
