@@ -32,9 +32,9 @@ def few_images():
 def bright_rows(name, data_dir=None):
     """Ten classes: the brighter row of an image says which."""
     rng = np.random.default_rng(0)
-    labels = np.arange(200, dtype="int32") % 10
-    images = rng.integers(0, 80, (200, 12, 12, 1), "uint8")
-    images[np.arange(200), labels] += 120
+    labels = np.arange(300, dtype="int32") % 10
+    images = rng.integers(0, 80, (300, 12, 12, 1), "uint8")
+    images[np.arange(300), labels] += 120
     split = data.Split(images, labels)
     return data.Data(name, 10, split, split)
 

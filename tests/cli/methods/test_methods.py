@@ -348,7 +348,7 @@ def test_replay_remembers_what_plain_training_forgets(scenario):
     naive, replay, si_replay = run(
         *("naive", "replay", "si-replay"),
         dataset=bright_rows("mnist"),
-        **{"epochs": 30, "hidden": (30,), "batch_size": 20, "memory": 10},
+        **{"epochs": 20, "hidden": (30,), "batch_size": 20, "memory": 10},
         **{"learning_rate": 0.01, "strength": 0.01, "scenario": scenario},
     )
     # The first task is the same: there is nothing to remember yet.

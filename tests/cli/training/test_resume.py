@@ -22,8 +22,8 @@ from keras_si_cli.training.folder import CHECKPOINT, LOCK
 
 pytestmark = pytest.mark.usefixtures("few")
 
-# 3 steps an epoch.
-OPTIONS = {"methods": ("si", "naive"), "tasks": 2, "epochs": 2}
+# 3 steps an epoch of the smallest net.
+OPTIONS = {"methods": ("si", "naive"), "tasks": 2, "epochs": 2, "hidden": ()}
 COMMAND = (
     *("run", "pmnist", "--hidden", "8", "--tasks", "2", "--epochs", "2"),
     *("--batch-size", "100", "--no-jit", "--method", "si"),
@@ -120,6 +120,7 @@ def test_every_method_and_net_continues(
         "benchmark": benchmark,
         "preset": "paper",
         "methods": (method,),
+        "hidden": (8,),
         "batch_size": 20,
         "dataset": "mnist",
         **given,
