@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import only_on
 from keras_si_cli import files
+from keras_si_cli.experiments import data as datasets
 from keras_si_cli.experiments import nets
 from keras_si_cli.experiments.data import Data, Split
 
@@ -21,13 +22,15 @@ from keras_si import SICallback, equations
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
 SMALLEST = {
     "end_of_fit.py": ("--steps", "2", "--rounds", "1"),
-    "input_pipeline.py": ("--steps", "2", "--rounds", "1"),
+    "input_pipeline.py": (
+        *("--steps", "2", "--rounds", "1", "--batch-size", "8"),
+    ),
     "long_run.py": ("--tasks", "1", "--steps", "2"),
     "long_stream.py": (
         *("run", "OUTPUT", "--strength", "1", "--decay", "0.9"),
         *("--tasks", "2", "--steps", "2", "--hidden", "8"),
     ),
-    "memory.py": ("--tasks", "1"),
+    "memory.py": ("--tasks", "1", "--batch-size", "8"),
     "peers.py": (),
     "protect.py": ("mnist", "--quick", "--output", "OUTPUT"),
     "step_time.py": ("--only", "conv", "--rounds", "1"),
@@ -51,13 +54,26 @@ def test_every_benchmark_is_run_here():
     assert found - {"stories.py"} == set(SMALLEST)  # a part of protect.py
 
 
+@pytest.fixture(scope="module")
+def some_of_mnist():
+    """The first images, of which a sixth is held out."""
+    mnist = datasets.load("mnist")
+    train, test = (
+        Split(part.images[:count], part.labels[:count])
+        for part, count in ((mnist.train, 2400), (mnist.test, 400))
+    )
+    return Data("mnist", 10, train, test)
+
+
 @pytest.fixture
-def run(benchmark, monkeypatch, tmp_path):
+def run(benchmark, some_of_mnist, monkeypatch, tmp_path):
     """Returns a function: the smallest run of a benchmark -> what it prints.
 
-    It runs in this process, where TensorFlow has started, with two steps in
-    place of 20, and nothing is traced: that would take most of the time.
+    It runs in this process, where TensorFlow has started, with a few images,
+    with two steps in place of 20, and nothing is traced: that would take most
+    of the time.
     """
+    monkeypatch.setattr(datasets, "load", lambda *_: some_of_mnist)
     monkeypatch.setattr(benchmark("step_time"), "STEPS", 2)
     compile = keras.Model.compile
 
@@ -91,26 +107,18 @@ def test_a_benchmark_prints_its_table(name, run):
 # Protect.
 
 
-def test_a_search_by_tens_ends_where_both_sides_are_worse(benchmark):
-    scores = {0.1: 1, 1.0: 2, 10.0: 5, 100.0: 7, 1000.0: 6}
-    tried = []
+def test_a_search_by_tens_ends_where_both_sides_are_worse_or_as_told(benchmark):
+    search, tried = benchmark("protect").search, []
 
     def score(value):
         tried.append(value)
-        return scores[value]
+        return {0.1: 1, 1: 2, 10: 5, 100: 7, 1000: 6}[value]
 
-    assert benchmark("protect").search(1.0, score, tries=8) == 100
+    assert search(1.0, score, tries=8) == 100
     assert tried == [1, 10, 100, 1000]
-
-
-def test_a_search_by_tens_goes_down_too_and_no_further_than_told(benchmark):
-    tried = []
-
-    def score(value):
-        tried.append(value)
-        return -value
-
-    assert benchmark("protect").search(1.0, score, tries=4) == 0.01
+    tried.clear()
+    down = search(1.0, lambda value: tried.append(value) or -value, tries=4)
+    assert down == 0.01
     assert tried == [1, 10, 0.1, 0.01]
 
 
@@ -157,10 +165,9 @@ def _omega_and_steps(strength=3.0, learning_rate=0.1):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 8, 3)).astype("float32")
-    model = keras.Sequential(
-        [keras.Input((3,)), keras.layers.Dense(1, use_bias=False)]
-    )
-    model.compile(keras.optimizers.SGD(learning_rate), "mse")
+    dense = keras.layers.Dense(1, use_bias=False)
+    model = keras.Sequential([keras.Input((3,)), dense])
+    model.compile(keras.optimizers.SGD(learning_rate), "mse", run_eagerly=True)
     si = SICallback(strength=strength, consolidate=None)
     model.fit(x, y[:, :1], epochs=5, callbacks=[si], verbose=0)
     si.consolidate()

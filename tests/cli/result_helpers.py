@@ -1,5 +1,7 @@
 """Results with numbers that can be checked by hand."""
 
+import os
+
 import numpy as np
 from keras_si_cli.results.results import Results, Trial
 
@@ -33,3 +35,15 @@ def make_results(*trials, benchmark="smnist", versions=None, **config):
         command="keras-si run smnist",
         started="2025-01-31T23:59:59+00:00",
     )
+
+
+def two_methods():
+    """SI with two seeds, plain training with one."""
+    return make_results(
+        make_trial(), make_trial(seed=1, shift=0.1), make_trial("naive")
+    )
+
+
+def save(folder, results):
+    os.makedirs(folder)
+    results.save(folder)

@@ -59,12 +59,6 @@ def test_in_a_union_every_example_has_its_own_tasks_permutation():
     assert offsets == [0, -10, -20]
 
 
-def test_no_pipeline_of_a_mixture_leaves_a_thread_to_wait_for():
-    tasks = tuple(make(ten_classes()))
-    for mixed in (Union(tasks), Replay(tasks, 20)):
-        assert mixed.train(epochs=1).options().autotune.enabled is False
-
-
 # The memory.
 
 
@@ -80,21 +74,13 @@ def four_classes(seed=0, scenario="class", batch_size=4, tasks=2):
 
 def kept(tasks, size):
     """Which images a memory has, by task and then by label."""
-    return [
-        {
-            label: [
-                int(image[0])
-                for image, own in zip(
-                    task.train_examples.images.numpy(),
-                    task.train_examples.labels.numpy(),
-                    strict=True,
-                )
-                if own == label
-            ]
-            for label in task.outputs
-        }
-        for task in memory(tasks, size)
-    ]
+    found = []
+    for task in memory(tasks, size):
+        images = task.train_examples.images.numpy()[:, 0]
+        labels = task.train_examples.labels.numpy()
+        by_label = {own: images[labels == own].tolist() for own in task.outputs}
+        found.append(by_label)
+    return found
 
 
 def test_all_classes_met_so_far_have_equal_shares_of_the_memory():
@@ -115,11 +101,8 @@ def test_all_classes_met_so_far_have_equal_shares_of_the_memory():
 def test_the_memory_is_never_larger_than_it_may_be(size):
     tasks = four_classes(tasks=3)
     for count in (1, 2, 3):
-        counts = [
-            len(images)
-            for of_task in kept(tasks[:count], size)
-            for images in of_task.values()
-        ]
+        by_task = kept(tasks[:count], size)
+        counts = [len(i) for of_task in by_task for i in of_task.values()]
         assert counts == 2 * count * [min(size // (2 * count), 40 // 6)] or (
             # 40 images of 6 classes: four of them have 7.
             size == 100 and counts == [7, 7, 7, 7, 6, 6][: 2 * count]
@@ -147,11 +130,8 @@ def test_a_batch_is_that_of_the_task_and_as_many_images_of_the_memory():
     first, second = four_classes(batch_size=8)
     replay = Replay((first, second), 6)
     assert (replay.steps_per_epoch, replay.outputs) == (3, (0, 1, 2, 3))
-    in_memory = {
-        (image, label)
-        for label, images in kept([first], 6)[0].items()
-        for image in images
-    }
+    (by_label,) = kept([first], 6)
+    in_memory = {(i, label) for label in by_label for i in by_label[label]}
     assert len(in_memory) == 6
     got, alone = (
         [[*zip(x[:, 0].tolist(), y.tolist())] for x, y in batches(of.train(2))]
@@ -191,13 +171,10 @@ def test_which_places_of_the_memory_are_drawn_differs_by_seed_and_task():
     def places(seed, count):
         tasks = four_classes(seed, batch_size=12, tasks=3)[:count]
         ((x, _), *_) = batches(Replay(tuple(tasks), 4).train(1))
-        images = [
-            image.tolist()
-            for task in memory(tasks[:-1], 4)
-            for image in task.train_examples.images.numpy()
-        ]
+        by_task = kept(tasks[:-1], 4)
+        images = [i for of_task in by_task for i in sum(of_task.values(), [])]
         assert len(images) == 4
-        return [images.index(image.tolist()) for image in x[12:]]
+        return [images.index(image) for image in x[12:, 0]]
 
     assert places(0, 2) == places(0, 2)
     assert places(0, 2) != places(1, 2)

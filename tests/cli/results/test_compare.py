@@ -3,27 +3,14 @@
 import os
 
 import pytest
-from click.testing import CliRunner
-from keras_si_cli import main
+from cli_helpers import invoke
 from keras_si_cli.results import compare, tables
 from keras_si_cli.results.results import Trial
-from keras_si_cli.training import start
-from result_helpers import make_results, make_trial
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr(start, "import_quietly", lambda: None)
-    monkeypatch.chdir(tmp_path)
-
-
-def save(folder, results):
-    os.makedirs(folder)
-    results.save(folder)
+from result_helpers import make_results, make_trial, save
 
 
 def report(*args):
-    result = CliRunner().invoke(main.main, ["report", *args])
+    result = invoke("report", *args)
     assert result.exit_code == 0, result.stderr
     return result.stdout.splitlines()
 
@@ -130,8 +117,8 @@ def test_report_says_in_table_and_figure_what_differs(tmp_path):
     save("e", make_results(make_trial("naive"), hidden=[9, 9], seed=7))
     assert not [line for line in report("a", "e") if "differ" in line]
     lines = report("a", "b", "c", "--output", "all.svg")
-    start = lines.index("The runs differ in more than their methods:")
-    assert lines[start + 1 :] == [
+    place = lines.index("The runs differ in more than their methods:")
+    assert lines[place + 1 :] == [
         "  epochs: 10 in a, c; - in b",
         "  damping: 0.001 in a, b; 0.1 in c",
         "  held out: False in a, c; True in b",

@@ -7,14 +7,7 @@ import pytest
 from keras_si_cli.results import figures
 from keras_si_cli.results.results import Trial
 from matplotlib.image import imread
-from result_helpers import NAN, make_results, make_trial
-
-
-@pytest.fixture
-def two_methods():
-    return make_results(
-        make_trial(), make_trial(seed=1, shift=0.1), make_trial("naive")
-    )
+from result_helpers import NAN, make_results, make_trial, two_methods
 
 
 def constant(accuracy, tasks=1, seed=0):
@@ -31,10 +24,10 @@ def lines_of(axes):
     }
 
 
-def test_average_figure_has_means_and_a_band_over_seeds(two_methods):
+def test_average_figure_has_means_and_a_band_over_seeds():
     # A run of another length fits in.
     short = ("$short$", make_results(constant(0.8)))
-    axes = figures.average_figure([("a", two_methods), short]).axes[0]
+    axes = figures.average_figure([("a", two_methods()), short]).axes[0]
     assert lines_of(axes) == {
         "a: Synaptic Intelligence": [0.85, 0.80],
         "a: plain training": [0.90, 0.85],
@@ -108,10 +101,10 @@ def test_no_two_lines_differ_by_colour_alone():
     assert len({look[1:] for look in looks[:28]}) == 28
 
 
-def test_method_looks_the_same_in_every_run(two_methods):
+def test_method_looks_the_same_in_every_run():
     alone = make_results(make_trial("naive"))
     for draw in DRAW.values():
-        _, beside = draw(two_methods).axes[0].lines
+        _, beside = draw(two_methods()).axes[0].lines
         (line,) = draw(alone).axes[0].lines
         assert look_of(line) == look_of(beside)
     # Two runs in one figure: their lines must differ.
@@ -120,15 +113,12 @@ def test_method_looks_the_same_in_every_run(two_methods):
     assert look_of(one) != look_of(other)
 
 
-def test_files_of_a_run_open_and_name_each_method(two_methods, tmp_path):
-    figures.write_figures(two_methods, tmp_path)
+def test_files_of_a_run_open_and_name_each_method(tmp_path):
+    figures.write_figures(two_methods(), tmp_path)
     (tmp_path / "notes.png").write_text("mine")
     assert sorted(os.listdir(tmp_path)) == [
-        "accuracy_per_task.png",
-        "accuracy_per_task.svg",
-        "average_accuracy.png",
-        "average_accuracy.svg",
-        "notes.png",
+        *("accuracy_per_task.png", "accuracy_per_task.svg"),
+        *("average_accuracy.png", "average_accuracy.svg", "notes.png"),
     ]
     image = imread(tmp_path / "average_accuracy.png")
     assert image.shape[1] == 1120
@@ -139,7 +129,7 @@ def test_files_of_a_run_open_and_name_each_method(two_methods, tmp_path):
         for part in ("Synaptic Intelligence", "plain training", "split MNIST"):
             assert part in text
     # The same results give the same bytes.
-    again = figures.image(figures.task_figure(two_methods), ".svg")
+    again = figures.image(figures.task_figure(two_methods()), ".svg")
     assert (tmp_path / "accuracy_per_task.svg").read_bytes() == again
     figures.remove_figures(tmp_path)
     assert os.listdir(tmp_path) == ["notes.png"]

@@ -11,22 +11,14 @@ import subprocess
 from xml.etree import ElementTree
 
 import pytest
-from click.testing import CliRunner
-from keras_si_cli import main
+from cli_helpers import invoke
 from keras_si_cli.results import compare, page
 from keras_si_cli.results.results import Trial
-from keras_si_cli.training import start
-from result_helpers import make_results, make_trial
+from result_helpers import make_results, make_trial, save
 
 # It would be run, loaded or shown as something else, were it not escaped.
 ATTACK = "<script>parent.attacked++</script>"
 NAME = f"\"'&amp;{ATTACK}<img src=http://x.invalid onerror=parent.attacked++>"
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr(start, "import_quietly", lambda: None)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -175,12 +167,10 @@ def test_nothing_from_a_file_is_markup(parsed, text):
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
         in values_of(parsed, "content")
     )
-
-
-def test_links_lead_to_headings_with_one_id_each(parsed):
-    ids = values_of(parsed, "id")
+    # Links lead to headings, with one id each.
     links = [v for v in values_of(parsed, "href") if v.startswith("#")]
-    assert links == [f"#{name}" for name in ids] == ["#run-1", "#run-2"]
+    headings = [f"#{name}" for name in values_of(parsed, "id")]
+    assert links == headings == ["#run-1", "#run-2"]
 
 
 def test_run_that_has_just_begun_has_a_page():
@@ -194,22 +184,23 @@ def test_run_that_has_just_begun_has_a_page():
     assert tables_of(empty)[0][1:] == [["run"]]
 
 
-def report(*args):
-    return CliRunner().invoke(main.main, ["report", *args])
-
-
 def test_command_writes_the_page_and_replaces_none_unasked():
-    os.mkdir("run")
-    make_results(make_trial()).save("run")
-    result = report("run", "--html", "page.html", "--output", "figure.svg")
+    save("run", make_results(make_trial()))
+    both = ("report", "run", "--html", "page.html", "--output", "figure.svg")
+    result = invoke(*both)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "page: page.html"
     written = pathlib.Path("page.html").read_text(encoding="utf-8")
     assert written == page.page([("run", make_results(make_trial()))])
     assert sorted(os.listdir()) == ["figure.svg", "page.html", "run"]
     pathlib.Path("page.html").write_text("mine")
-    assert report("run", "--html", "page.html").exit_code == 2
+    refused = invoke(*both[:4])
+    assert (refused.exit_code, refused.stderr) == (
+        *(2, "Error: --html: page.html exists; replace it with --overwrite\n"),
+    )
     assert pathlib.Path("page.html").read_text() == "mine"
+    assert invoke(*both, "--overwrite").exit_code == 0
+    assert pathlib.Path("page.html").read_text(encoding="utf-8") == written
 
 
 # In a browser.

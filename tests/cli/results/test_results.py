@@ -2,14 +2,14 @@
 
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from keras_si_cli import files, main
+from cli_helpers import invoke
+from keras_si_cli import files
 from keras_si_cli.results import results
 from keras_si_cli.results.results import Results, Trial
-from keras_si_cli.training import start
 from result_helpers import NAN, make_results, make_trial
 
 
@@ -119,9 +119,6 @@ def damaged(**changes):
     "content, problem",
     [
         (b"{", "is damaged: Expecting property name"),
-        (b"[]", "is damaged: it has no JSON object"),
-        (b"\xff", "is damaged: 'utf-8' codec can't decode"),
-        (b"[" * 100_000, "is damaged: maximum recursion"),
         (b"{}", "results.json is damaged: it has schema None, expected 2; "),
         (b'{"schema": 3}', "schema 3, expected 2"),
         (b'{"schema": 2}', "KeyError('config')"),
@@ -132,21 +129,14 @@ def damaged(**changes):
         (None, "results.json: Is a directory; name a folder"),
     ],
 )
-def test_report_names_a_file_that_is_no_results_file(
-    content, problem, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(start, "import_quietly", lambda: None)
-    path = tmp_path / "results.json"
+def test_report_names_a_file_that_is_no_results_file(content, problem):
+    path = pathlib.Path("results.json")
     if content is None:
         path.mkdir()
     else:
         path.write_bytes(content)
-    page = tmp_path / "page.html"
-    result = CliRunner().invoke(
-        main.main, ["report", os.fspath(tmp_path), "--html", os.fspath(page)]
-    )
-    assert result.exit_code == 1
-    assert result.stdout == ""
+    result = invoke("report", ".", "--html", "page.html")
+    assert (result.exit_code, result.stdout) == (1, "")
     assert f"Error: {path}" in result.stderr and problem in result.stderr
     assert result.stderr.count("\n") == 1
-    assert not page.exists()
+    assert os.listdir() == ["results.json"]

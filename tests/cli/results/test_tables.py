@@ -6,7 +6,7 @@ import rich.console
 from keras_si_cli.methods import METHODS
 from keras_si_cli.results import tables
 from keras_si_cli.results.results import Trial
-from result_helpers import NAN, make_results, make_trial
+from result_helpers import NAN, make_results, make_trial, two_methods
 
 
 def shown(table, width=80):
@@ -16,16 +16,10 @@ def shown(table, width=80):
     return capture.get()
 
 
-@pytest.fixture
-def two_methods():
-    return make_results(
-        make_trial(), make_trial(seed=1, shift=0.1), make_trial("naive")
-    )
-
-
-def test_table_of_a_run_has_a_row_a_task_and_a_column_a_method(two_methods):
-    two_methods.trials.append(Trial.empty("l2", 0, 2))
-    lines = shown(tables.accuracy_table(two_methods)).splitlines()
+def test_table_of_a_run_has_a_row_a_task_and_a_column_a_method():
+    made = two_methods()
+    made.trials.append(Trial.empty("l2", 0, 2))
+    lines = shown(tables.accuracy_table(made)).splitlines()
     # si after task 1: 90 and 80; after task 2: 85 and 75.
     assert [line.split() for line in lines] == [
         ["task", "si", "naive", "l2"],
@@ -33,7 +27,7 @@ def test_table_of_a_run_has_a_row_a_task_and_a_column_a_method(two_methods):
         ["1", "85.00", "±", "5.00", "90.00", "-"],
         ["2", "80.00", "±", "5.00", "85.00", "-"],
     ]
-    assert tables.notes(two_methods) == [
+    assert tables.notes(made) == [
         "si: backward transfer -10.00 ± 0.00 points, forward transfer 5.00 ± "
         "5.00 points, forgetting 10.00 ± 0.00 points",
         "naive: backward transfer -10.00 points, forward transfer 10.00 "
@@ -42,11 +36,11 @@ def test_table_of_a_run_has_a_row_a_task_and_a_column_a_method(two_methods):
     ]
 
 
-def test_comparison_has_a_line_a_run_and_a_row_a_method(two_methods):
+def test_comparison_has_a_line_a_run_and_a_row_a_method():
     trial = Trial.empty("naive", 4, 2)
     trial.failed = "the loss turned NaN in task 1, epoch 2"
     failed = make_results(trial, held_out=True)
-    labelled = [("one", two_methods), ("two", failed)]
+    labelled = [("one", two_methods()), ("two", failed)]
     lines = shown(tables.comparison_table(labelled)).splitlines()
     assert [" ".join(line.split()) for line in lines[4:]] == [
         "one",
@@ -68,16 +62,14 @@ def test_comparison_has_a_line_a_run_and_a_row_a_method(two_methods):
 def test_no_number_is_cut_in_80_columns():
     """A mean of 100 and 82.5, -20 and -50, -60 and -30; errors of 7.5, 15."""
     names = [*METHODS][:5]
+    accuracies = [
+        np.array([[1.0, 0.0], [0.8 - 0.3 * seed, 1.0]]) for seed in range(2)
+    ]
     widest = make_results(
         *(
-            Trial(
-                name,
-                seed,
-                np.array([[1.0, 0.0], [0.8 - 0.3 * seed, 1.0]]),
-                np.array([NAN, 0.6 - 0.3 * seed]),
-            )
+            Trial(name, seed, accuracy, np.array([NAN, 0.6 - 0.3 * seed]))
             for name in names
-            for seed in range(2)
+            for seed, accuracy in enumerate(accuracies)
         )
     )
     lines = shown(tables.accuracy_table(widest)).splitlines()

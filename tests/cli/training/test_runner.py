@@ -9,61 +9,48 @@ import types
 import keras
 import numpy as np
 import pytest
-from cli_helpers import few_images, make_config, make_short, within_epoch
-from click.testing import CliRunner
-from keras_si_cli import files, main, methods
+from cli_helpers import invoke, make_config, within_epoch
+from keras_si_cli import files, methods
 from keras_si_cli.errors import OptionError
 from keras_si_cli.experiments import data, nets
 from keras_si_cli.experiments import tasks as tasks_module
 from keras_si_cli.experiments.config import resolve
 from keras_si_cli.training import method_run, progress, runner
 
-
-@pytest.fixture(autouse=True)
-def few(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "load", lambda name, data_dir: few_images())
+pytestmark = pytest.mark.usefixtures("few")
 
 
-@pytest.fixture
-def short(monkeypatch):
-    make_short(monkeypatch)
-
-
-def invoke(*args):
-    return CliRunner().invoke(
-        main.main,
-        [
-            *("run", "pmnist", "--hidden", "8", "--tasks", "2"),
-            *("--batch-size", "100", "--no-jit", *args),
-        ],
+def run_pmnist(*args):
+    return invoke(
+        *("run", "pmnist", "--hidden", "8", "--tasks", "2"),
+        *("--batch-size", "100", "--no-jit", "--output", "out", *args),
     )
 
 
+def written():
+    return json.loads(pathlib.Path("out/results.json").read_text())
+
+
 def test_a_run_from_the_command_line():
-    result = invoke("--output", "out", "--seed", "3")
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr == ""
+    result = run_pmnist("--seed", "3")
+    assert (result.exit_code, result.stderr) == (0, "")
+    figures = ("accuracy_per_task", "average_accuracy")
     assert {*os.listdir("out")} - {".lock"} == {
-        "accuracy_per_task.png",
-        "accuracy_per_task.svg",
-        "average_accuracy.png",
-        "average_accuracy.svg",
-        "config.json",
-        "results.json",
+        *(name + kind for name in figures for kind in (".png", ".svg")),
+        *("config.json", "results.json"),
     }
-    written = json.loads(pathlib.Path("out/results.json").read_text())
-    assert [t["method"] for t in written["trials"]] == ["si", "naive"]
-    assert [t["seed"] for t in written["trials"]] == [3, 3]
-    assert list(written["summary"]) == ["si", "naive"]
+    record = written()
+    assert [t["method"] for t in record["trials"]] == ["si", "naive"]
+    assert [t["seed"] for t in record["trials"]] == [3, 3]
+    assert list(record["summary"]) == ["si", "naive"]
     expected = {"backend", "data", "keras", "keras_si", "python", "tensorflow"}
-    assert expected <= written["versions"].keys()
+    assert expected <= record["versions"].keys()
     options = json.loads(pathlib.Path("out/config.json").read_text())
-    assert options.pop("command") == written["command"]
-    assert options == written["config"]
+    assert options.pop("command") == record["command"]
+    assert options == record["config"]
     assert options["hidden"] == [8]
     assert (options["jit"], options["strength"]) == (False, 10.0)
-    for trial in written["trials"]:
+    for trial in record["trials"]:
         (first, unseen), (after, second) = trial["accuracy"]
         unknown, untrained = trial["untrained_accuracy"]
         assert unknown is None
@@ -108,16 +95,16 @@ def test_methods_start_alike_and_are_made_once_for_a_trial(short, monkeypatch):
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_another(short):
-    one, two, other, padded = (
+    runs = [
         runner.run(make_config(**given))
         for given in ({}, {}, {"seed": 1}, {"padding": 2})
-    )
-    accuracies = [each.trials[0].accuracy for each in (one, two, other, padded)]
-    np.testing.assert_array_equal(*accuracies[:2])
-    assert not np.array_equal(accuracies[0], accuracies[2])
-    # Another net and other permutations, but the same data.
-    assert not np.array_equal(accuracies[0], accuracies[3])
-    assert padded.versions["data"] == one.versions["data"]
+    ]
+    one, same, *others = [each.trials[0].accuracy for each in runs]
+    np.testing.assert_array_equal(one, same)
+    for other in others:
+        assert not np.array_equal(one, other)
+    # With padding it is another net with other permutations of the same data.
+    assert runs[0].versions["data"] == runs[3].versions["data"]
 
 
 def test_what_is_raised_after_a_task_ends_the_run(short):
@@ -138,8 +125,8 @@ def test_what_is_raised_after_a_task_ends_the_run(short):
     expected = [(0, 0, 1), (0, 1, 2), (1, 0, 1)]
     assert heard == [("naive", *each) for each in expected]
     # What was heard was written, and the precision is put back.
-    written = json.loads(pathlib.Path("results.json").read_text())
-    assert written["trials"][1]["accuracy"][0][0] > 0
+    trials = files.read_json("results.json")["trials"]
+    assert trials[1]["accuracy"][0][0] > 0
     assert keras.config.dtype_policy().name == "float32"
 
 
@@ -174,46 +161,35 @@ def test_a_task_is_written_before_it_is_said_to_have_ended(short):
     assert heard == [(0, 1, pytest.approx(1)), (1, 2, pytest.approx(2))]
 
 
-def one_image_of_each_class(name, data_dir):
-    count = {"cifar10": 10, "cifar100": 100}[name]
-    images = np.random.default_rng(count).integers(0, 256, (count, 12, 12, 3))
-    split = data.Split(images.astype("uint8"), np.arange(count, dtype="int32"))
-    return data.Data(name, count, split, split)
-
-
-def test_a_run_of_the_papers_six_tasks_of_cifar(monkeypatch):
+def test_a_run_of_the_papers_six_tasks_of_cifar(monkeypatch, eager):
     """One step a task: the loss is that of ten outputs that know nothing."""
-    heard = []
+    fits = []
+    fit = keras.Sequential.fit
 
-    def listen(name):
-        original = getattr(keras.Sequential, name)
+    def spy(model, *args, **kwargs):
+        history = fit(model, *args, **kwargs).history
+        active = tuple(model.layers[-1].active)
+        fits.append((model.output_shape, active, history["loss"]))
 
-        def heard_too(model, *args, **kwargs):
-            got = original(model, *args, **kwargs)
-            assert model.output_shape == (None, 60)
-            loss = got.history["loss"][0] if name == "fit" else None
-            heard.append((name, tuple(model.layers[-1].active), loss))
-            return got
+    def one_image_of_each_class(name, data_dir):
+        count = {"cifar10": 10, "cifar100": 100}[name]
+        images = np.arange(count * 432) % 256
+        images = images.reshape(count, 12, 12, 3).astype("uint8")
+        split = data.Split(images, np.arange(count, dtype="int32"))
+        return data.Data(name, count, split, split)
 
-        monkeypatch.setattr(keras.Sequential, name, heard_too)
-
-    listen("fit")
-    listen("evaluate")
+    monkeypatch.setattr(keras.Sequential, "fit", spy)
     monkeypatch.setattr(data, "load", one_image_of_each_class)
     given = {"methods": ("naive",), "steps": 1, "batch_size": 10}
     config = resolve("scifar", "paper", {**given, "hidden": (8,), "jit": False})
     (trial,) = runner.run(config).trials
-    tens = [tuple(range(first, first + 10)) for first in range(0, 60, 10)]
-    fits = [call[1:] for call in heard if call[0] == "fit"]
-    assert [active for active, _ in fits] == tens
     # The output weights start at zero, and those of later tasks stay there.
-    assert [loss for _, loss in fits] == pytest.approx([math.log(10)] * 6)
-    # The untrained net; then the tasks met, and the next one.
-    rows = [tens[: after + 2] for after in range(6)]
-    assert [active for name, active, _ in heard if name == "evaluate"] == [
-        *tens[1:],
-        *(ten for row in rows for ten in row),
+    unknown = [pytest.approx(math.log(10))]
+    assert fits == [
+        ((None, 60), (*range(first, first + 10),), unknown)
+        for first in range(0, 60, 10)
     ]
+    # The tasks met are tested, and the next one.
     measured = np.arange(6)[:, None] + 1 >= np.arange(6)
     np.testing.assert_array_equal(np.isfinite(trial.accuracy), measured)
     # Of ten equal outputs the first is named: one class, so one image, in ten.
@@ -227,24 +203,21 @@ def test_overwrite_replaces_our_files_and_leaves_others(short, monkeypatch):
     for name in ("results.json", "average_accuracy.png", "checkpoint.npz"):
         pathlib.Path("out", name).write_text("old")
     pathlib.Path("out/notes.txt").write_text("mine")
-    arguments = ("--output", "out", "--overwrite", "--method", "naive")
+    arguments = ("--overwrite", "--method", "naive")
 
     # What cannot be run is refused before anything is replaced.
     def refuse(*args):
         raise OptionError("--tasks", "too many")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks_module, "check_tasks", refuse)
         patch.setattr(tasks_module, "tasks", refuse)
-        result = invoke(*arguments)
+        result = run_pmnist(*arguments)
     assert result.stderr == "Error: --tasks: too many\n"
     assert result.exit_code == 2
     assert pathlib.Path("out/results.json").read_text() == "old"
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.stderr
+    assert run_pmnist(*arguments).exit_code == 0
     assert pathlib.Path("out/notes.txt").read_text() == "mine"
-    written = json.loads(pathlib.Path("out/results.json").read_text())
-    assert [trial["method"] for trial in written["trials"]] == ["naive"]
+    assert [trial["method"] for trial in written()["trials"]] == ["naive"]
     assert {*os.listdir("out")} - {".lock"} == {
         *("config.json", "results.json", "notes.txt", "average_accuracy.svg"),
     }
@@ -303,26 +276,22 @@ def failing(monkeypatch):
 def test_a_trial_that_diverges_is_marked_and_the_others_continue(
     short, failing
 ):
-    result = invoke(
-        *("--output", "out", "--epochs", "2"),
-        *("--method", "naive", "--method", "si"),
-    )
+    result = run_pmnist("--epochs", "2", "--method", "naive", "--method", "si")
     assert result.exit_code == 1
     why = "the loss or a weight turned NaN or infinite in task 2, epoch 2"
     assert result.stderr == f"Error: naive seed 0: {why}\n"
-    written = json.loads(pathlib.Path("out/results.json").read_text())
-    naive, si = written["trials"]
+    naive, si = written()["trials"]
     assert naive["failed"] == why and "failed" not in si
     assert naive["accuracy"][1] == [None, None]
     assert si["final_average_accuracy"] is not None
-    assert written["summary"]["naive"]["final_average_accuracy"]["n"] == 0
+    assert written()["summary"]["naive"]["final_average_accuracy"]["n"] == 0
     # It is over, and not tried again.
     failing.calls = 0
-    assert CliRunner().invoke(main.main, ["resume", "out"]).exit_code == 1
+    assert invoke("resume", "out").exit_code == 1
     assert failing.calls == 0
 
 
-def test_what_has_diverged_is_not_consolidated(monkeypatch):
+def test_what_has_diverged_is_not_consolidated(monkeypatch, eager):
     asked, made = [], []
     monkeypatch.setattr(
         methods.METHODS["si"], "importance", lambda self: asked.append(1)
@@ -340,10 +309,9 @@ def test_what_has_diverged_is_not_consolidated(monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(nets, "build", remember)
-    results = runner.run(make_config(methods=("si",)), progress=Breaking())
-    assert (
-        "turned NaN or infinite in task 1, epoch 1" in results.trials[0].failed
-    )
+    config = make_config(methods=("si",))
+    (trial,) = runner.run(config, progress=Breaking()).trials
+    assert "turned NaN or infinite in task 1, epoch 1" in trial.failed
     assert asked == []
 
 
@@ -352,9 +320,8 @@ def test_ctrl_c_before_the_run_has_begun_leaves_nothing(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(data, "load", interrupt)
-    result = invoke("--output", "out")
-    assert result.exit_code == 130
-    assert result.stderr == "Error: interrupted\n"
+    result = run_pmnist()
+    assert (result.exit_code, result.stderr) == (130, "Error: interrupted\n")
     assert os.listdir() == []
 
 
@@ -363,7 +330,7 @@ def test_a_bug_shows_its_traceback(short, monkeypatch):
         raise ValueError("a bug")
 
     monkeypatch.setattr(method_run, "_accuracy", fail)
-    result = invoke("--output", "out", "--method", "naive")
+    result = run_pmnist("--method", "naive")
     assert isinstance(result.exception, ValueError)
     assert result.stderr == ""
 
