@@ -42,35 +42,16 @@ def lines(printed):
 
 
 def test_every_example_is_run_here_and_named_in_the_readme():
-    tested = {
-        *TASKS,
-        "drifting_regression.py",
-        "freezing_and_exclude.py",
-        "log_to_tensorboard.py",
-        "new_classes.py",
-        "protect_a_trained_model.py",
-        "save_and_go_on.py",
-        "several_machines.py",
-        "the_figure.py",
-    }
-    assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+    examples = {path.name for path in EXAMPLES.glob("*.py")}
+    tests = {f"{name.removeprefix('test_')}.py" for name in globals()}
+    assert examples <= {*TASKS} | tests
     readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"\]\((\w+\.py)\)", readme)) == tested
+    assert set(re.findall(r"\]\((\w+\.py)\)", readme)) == examples
 
 
-@pytest.mark.parametrize("name", [*TASKS][1:])
+@pytest.mark.parametrize("name", TASKS)
 def test_si_remembers_the_first_task(name):
-    check_first_task(name, run(name))
-
-
-def test_an_example_runs_as_it_is():
-    """In a process of its own, with nothing but what it imports."""
-    (printed,) = finish([start(EXAMPLES / "two_tasks.py")])
-    check_first_task("two_tasks.py", printed)
-
-
-def check_first_task(name, printed):
-    accuracies = lines(printed)
+    accuracies = lines(run(name))
     more, last = TASKS[name]
     assert set(accuracies) == {"naive", "SI"}
     assert accuracies["SI"][0] > accuracies["naive"][0] + more
@@ -79,8 +60,8 @@ def check_first_task(name, printed):
 
 def test_drifting_regression():
     """Less than half the error, and the stream's end is learned as well."""
-    printed = run("drifting_regression.py")
-    whole, began, ended = zip(*lines(printed).values(), strict=True)
+    errors = lines(run("drifting_regression.py")).values()
+    whole, began, ended = zip(*errors, strict=True)
     assert whole[1] < whole[0] / 2
     assert began[1] < began[0] / 2
     assert max(ended) < 0.15
@@ -98,12 +79,10 @@ def test_freezing_and_exclude():
 
 def test_save_and_go_on():
     """With SI's state the model remembers more than its weights alone do."""
-    printed = run("save_and_go_on.py")
-    accuracies = lines(printed)
-    assert accuracies["with SI's state"][0] > (
-        accuracies["weights alone"][0] + 3
-    )
-    assert accuracies["with SI's state"][1] > 85
+    accuracies = lines(run("save_and_go_on.py"))
+    first, second = accuracies["with SI's state"]
+    assert first > accuracies["weights alone"][0] + 3
+    assert second > 85
 
 
 def test_protect_a_trained_model():
@@ -139,8 +118,7 @@ def test_log_to_tensorboard():
 def test_the_figure(tmp_path, monkeypatch):
     """It draws in the folder it is run in; SI is ahead, and forgets less."""
     monkeypatch.chdir(tmp_path)
-    printed = run("the_figure.py")
-    accuracies = lines(printed)
+    accuracies = lines(run("the_figure.py"))
     assert accuracies["SI"][0] > accuracies["naive"][0] + 3
     assert accuracies["SI"][1] < accuracies["naive"][1] - 4
     assert (tmp_path / "the_figure.png").read_bytes()[:4] == b"\x89PNG"
@@ -148,7 +126,10 @@ def test_the_figure(tmp_path, monkeypatch):
 
 @only_on("tensorflow")
 def test_several_machines():
-    """Two workers agree, and remember the first task (naive: 79 %)."""
+    """Two workers agree, and remember the first task (naive: 79 %).
+
+    Each is a process of its own, with nothing but what the example imports.
+    """
     example = EXAMPLES / "several_machines.py"
     one, other = finish(
         [start(example, **each) for each in worker_environments(2)]

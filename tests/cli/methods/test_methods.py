@@ -129,6 +129,26 @@ def starts(monkeypatch):
     return seen
 
 
+def test_methods_start_alike_and_are_made_once_for_a_trial(
+    starts, eager, monkeypatch
+):
+    made = []
+
+    class Made(methods.Method):
+        def __init__(self, strength, damping):
+            made.append((strength, damping))
+
+    for name in ("one", "two"):
+        monkeypatch.setitem(methods.METHODS, name, Made)
+    run("one", "two", seeds=2)
+    assert made == [(1.0, 0.001)] * 4
+    # Of each trial's first task.
+    one, two, other, another = [weights for weights, _ in starts[::2]]
+    for a, b in zip([*one, *other], [*two, *another], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(one[0], other[0])
+
+
 def test_scratch_gives_each_task_a_new_net_and_keeps_its_accuracy(
     starts, eager
 ):

@@ -79,30 +79,27 @@ def test_runs_that_differ_in_more_than_the_seed_stay_apart(changes):
 
 
 def test_settings_are_compared_between_methods_that_use_them():
-    naive = make_results(make_trial("naive"), strength=1.0, damping=1.0)
-    l2 = make_results(make_trial("l2"), strength=2.0, damping=2.0)
-    si = make_results(make_trial(), strength=2.0, damping=3.0)
-    new = make_results(make_trial("new"), strength=2.0, damping=4.0)
-    labelled = [("naive", naive), ("l2", l2), ("si", si)]
-    assert compare.differences(labelled) == []
-    assert compare.differences([*labelled, ("new", new)]) == [
-        ("damping", {"3.0": ["si"], "4.0": ["new"]})
+    labelled = [
+        (name, make_results(make_trial(name), memory=memory, **settings))
+        for name, memory, settings in (
+            ("naive", None, {"strength": 1.0, "damping": 1.0}),
+            ("l2", None, {"strength": 2.0, "damping": 2.0}),
+            ("si", None, {"strength": 2.0, "damping": 3.0}),
+            ("replay", 20, {"strength": 3.0, "damping": 3.0}),
+            ("new", 200, {"strength": 2.0, "damping": 4.0}),
+        )
     ]
-
-
-def test_memories_are_compared_where_there_is_replay():
-    naive = make_results(make_trial("naive"), memory=None)
+    assert compare.differences(labelled[:4]) == []
+    assert compare.differences(labelled) == [
+        ("damping", {"3.0": ["si"], "4.0": ["new"]}),
+        ("memory", {"20": ["replay"], "200": ["new"]}),
+    ]
     few = make_results(make_trial("replay"), memory=20)
-    many = make_results(make_trial("si-replay"), memory=200)
-    labelled = [("naive", naive), ("few", few), ("many", many)]
-    assert compare.differences(labelled[:2]) == []
-    assert ("memory", {"20": ["few"], "200": ["many"]}) in compare.differences(
-        labelled
-    )
-    other = make_results(make_trial("replay", seed=1), memory=200)
-    assert len(compare.merge([("few", few), ("other", other)])) == 2
+    many = make_results(make_trial("replay", seed=1), memory=200)
+    assert len(compare.merge([("few", few), ("many", many)])) == 2
     older = make_results(make_trial("naive", seed=1))
     assert "memory" not in older.config
+    naive = make_results(make_trial("naive"), memory=None)
     assert len(compare.merge([("naive", naive), ("older", older)])) == 1
 
 

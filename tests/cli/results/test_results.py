@@ -88,10 +88,12 @@ def test_curve_leaves_out_a_seed_where_it_has_not_come_to():
 
 def test_importance_has_mean_and_maximum_and_no_infinity():
     trial = make_trial()
-    trial.record_importance({"a/kernel": np.array([[1, 2], [3, 6]], "f4")})
+    # In float32 the sum would be the first one alone.
+    large = np.array([[2**24, 1], [1, 1]], "f4")
+    trial.record_importance({"a/kernel": large})
     trial.record_importance({"a/kernel": np.array([np.inf, 1], "f4")})
     assert files.as_json(trial.to_dict())["importance"] == {
-        "a/kernel": {"mean": [3.0, None], "max": [6.0, None]}
+        "a/kernel": {"mean": [2**22 + 0.75, None], "max": [2**24, None]}
     }
     assert "importance" not in make_trial().to_dict()
 

@@ -42,8 +42,8 @@ def test_a_bar_in_a_terminal_and_a_line_for_each_task(monkeypatch, is_terminal):
         assert part in file.getvalue()
 
 
-@pytest.mark.parametrize("logs", [{}, {"loss": 2.0}])
-def test_a_quiet_one_shows_nothing_whatever_it_hears(capsys, logs):
+def test_a_quiet_one_shows_nothing_whatever_it_hears(capsys):
     with progress.Progress(quiet=True) as bar:
-        bar.step(0, logs, 0.1)
+        bar.step(0, {}, 0.1)
+        bar.step(0, {"loss": 2.0}, 0.1)
     assert capsys.readouterr() == ("", "")

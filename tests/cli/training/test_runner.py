@@ -68,32 +68,6 @@ def test_a_run_from_the_command_line():
     assert max(map(len, lines)) <= 80
 
 
-def test_methods_start_alike_and_are_made_once_for_a_trial(short, monkeypatch):
-    made, starts = [], []
-
-    class Peek(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            starts.append([w.copy() for w in self.model.get_weights()])
-
-    class Peeking(methods.Method):
-        def __init__(self, strength, damping):
-            super().__init__(strength, damping)
-            made.append((strength, damping))
-
-        def callbacks(self):
-            return [Peek()]
-
-    monkeypatch.setitem(methods.METHODS, "one", Peeking)
-    monkeypatch.setitem(methods.METHODS, "two", Peeking)
-    runner.run(make_config(methods=("one", "two"), seeds=2))
-    assert made == [(10.0, 0.1)] * 4
-    assert len(starts) == 8  # Two fits each.
-    for one, two in ((starts[0], starts[2]), (starts[4], starts[6])):
-        for a, b in zip(one, two, strict=True):
-            np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(starts[0][0], starts[4][0])
-
-
 def test_the_same_seed_gives_the_same_run_and_another_one_another(short):
     runs = [
         runner.run(make_config(**given))
@@ -221,31 +195,6 @@ def test_overwrite_replaces_our_files_and_leaves_others(short, monkeypatch):
     assert {*os.listdir("out")} - {".lock"} == {
         *("config.json", "results.json", "notes.txt", "average_accuracy.svg"),
     }
-
-
-def test_importance_is_recorded_after_each_task(short, monkeypatch):
-    seen = []
-    evaluate = method_run.MethodRun._evaluate
-
-    def spy(self, task):
-        (callback,) = self.method.callbacks()
-        seen.append(callback.get_importance())
-        evaluate(self, task)
-
-    monkeypatch.setattr(method_run.MethodRun, "_evaluate", spy)
-    (trial,) = runner.run(make_config(methods=("si",))).trials
-    assert len(seen) == 2
-    for task, arrays in enumerate(seen):
-        assert arrays.keys() == trial.importance.keys()
-        for path, array in arrays.items():
-            record = trial.importance[path]
-            # Summed by Python, exactly.
-            mean = math.fsum(array.ravel().tolist()) / array.size
-            assert record["mean"][task] == pytest.approx(mean, rel=1e-12)
-            assert record["max"][task] == array.max() > 0
-    # They grow: the first task's was consolidated when it was recorded.
-    kernel = trial.importance["dense_net/hidden_0/kernel"]["mean"]
-    assert 0 < kernel[0] < kernel[1]
 
 
 # What goes wrong.
