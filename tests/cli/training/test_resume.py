@@ -13,9 +13,11 @@ import pytest
 from cli_helpers import StopAt, bright_rows, few_images, invoke, make_config
 from failing_disk import Killed
 from helpers import TESTS
+from keras_si_cli import files
 from keras_si_cli.errors import RunError
 from keras_si_cli.experiments import data
 from keras_si_cli.results import figures
+from keras_si_cli.results.results import Results
 from keras_si_cli.training import method_run, progress, runner, start
 from keras_si_cli.training.checkpoint import Position, find
 from keras_si_cli.training.folder import CHECKPOINT, LOCK
@@ -66,6 +68,11 @@ def trials(results):
     for record in records:
         del record["seconds"]
     return json.dumps(records)
+
+
+def assert_same_trials(*names):
+    one, other = (Results.load(name) for name in names)
+    assert trials(one) == trials(other)
 
 
 def assert_equal(known, expected):
@@ -198,13 +205,7 @@ def test_a_process_killed_at_random_moments_ends_as_if_nothing_had_been():
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) >= 2
-    whole, out = (
-        json.loads(pathlib.Path(name, "results.json").read_text())
-        for name in ("whole", "out")
-    )
-    for trial in (*whole["trials"], *out["trials"]):
-        del trial["seconds"]
-    assert whole["trials"] == out["trials"]  # importances, too
+    assert_same_trials("whole", "out")  # importances, too
     assert names_in("out") == names_in("whole")
 
 
@@ -257,10 +258,6 @@ def ctrl_c(step=5, *more):
         return invoke(*COMMAND, *more, "--output", "out")
 
 
-def read(path):
-    return json.loads(pathlib.Path(path).read_text())
-
-
 def test_ctrl_c_says_how_to_continue_and_that_works():
     """Traced, as users run it."""
     assert invoke(*COMMAND, "--output", "whole").exit_code == 0
@@ -274,13 +271,10 @@ def test_ctrl_c_says_how_to_continue_and_that_works():
     assert result.stderr == ""
     assert result.stdout.endswith("results and figures: out\n")
     assert CHECKPOINT not in os.listdir("out")
-    for one, other in zip(
-        *(read(f"{name}/results.json")["trials"] for name in ("out", "whole"))
-    ):
-        assert {**one, "seconds": None} == {**other, "seconds": None}
+    assert_same_trials("whole", "out")
     command = f"keras-si {' '.join(COMMAND)}"
     for name in ("config.json", "results.json"):
-        assert read(f"out/{name}")["command"] == command
+        assert files.read_json(f"out/{name}")["command"] == command
     # Again: there is nothing to do but to show it.
     again = invoke("resume", "out")
     assert again.exit_code == 0
@@ -313,7 +307,7 @@ def test_versions_that_changed_are_said_and_kept(monkeypatch, short):
     assert result.exit_code == 0
     assert "begun with other versions or on another device" in result.stderr
     assert result.stderr.count("\n") == 1
-    written = read("out/results.json")
+    written = files.read_json("out/results.json")
     assert written["versions"]["keras"] != "3.99"
     (other,) = written["resumed_with"]
     assert other["versions"]["keras"] == "3.99"
@@ -321,7 +315,7 @@ def test_versions_that_changed_are_said_and_kept(monkeypatch, short):
 
 def test_a_damaged_checkpoint_is_named_and_what_was_finished_is_kept(short):
     ctrl_c(20, "--method", "naive")
-    si = read("out/results.json")["trials"][0]
+    si = files.read_json("out/results.json")["trials"][0]
     path = pathlib.Path("out", CHECKPOINT)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
@@ -331,7 +325,7 @@ def test_a_damaged_checkpoint_is_named_and_what_was_finished_is_kept(short):
     first, second = result.stderr.splitlines()
     assert first.startswith("note: out/checkpoint.npz is damaged: ")
     assert "starts from its beginning" in second
-    assert read("out/results.json")["trials"][0] == si
+    assert files.read_json("out/results.json")["trials"][0] == si
     trained = [line.split()[0] for line in result.stdout.splitlines()[:2]]
     assert trained == ["naive", "naive"]
 

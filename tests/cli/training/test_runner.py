@@ -1,6 +1,5 @@
 """A whole run, on a few hundred images, and the loop behind it."""
 
-import json
 import math
 import os
 import pathlib
@@ -28,7 +27,7 @@ def run_pmnist(*args):
 
 
 def written():
-    return json.loads(pathlib.Path("out/results.json").read_text())
+    return files.read_json("out/results.json")
 
 
 def test_a_run_from_the_command_line():
@@ -45,7 +44,7 @@ def test_a_run_from_the_command_line():
     assert list(record["summary"]) == ["si", "naive"]
     expected = {"backend", "data", "keras", "keras_si", "python", "tensorflow"}
     assert expected <= record["versions"].keys()
-    options = json.loads(pathlib.Path("out/config.json").read_text())
+    options = files.read_json("out/config.json")
     assert options.pop("command") == record["command"]
     assert options == record["config"]
     assert options["hidden"] == [8]
