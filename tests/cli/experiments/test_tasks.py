@@ -113,7 +113,6 @@ def test_no_pipeline_leaves_a_thread_to_wait_for(tiny):
     ("scenario", "labels"),
     [
         ("task", [(0, 1), (2, 3), (4, 5)]),
-        ("class", [(0, 1), (2, 3), (4, 5)]),
         ("domain", [(0, 1), (0, 1), (0, 1)]),
     ],
 )
