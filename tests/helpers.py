@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import reference_si as oracle
 
+from keras_si import SICallback
+
 SIZES = (6, 9, 7, 3)
 TESTS = pathlib.Path(__file__).parent
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def only_on(*backends, reason="it is that backend's own"):
@@ -67,11 +70,8 @@ def make_model(built=True, regularizer=None, constraint=None, sizes=SIZES):
 
 def compile_model(model, optimizer=None, **kwargs):
     """Compiles `model` for the tasks of `make_tasks`."""
-    model.compile(
-        optimizer or keras.optimizers.Adam(1e-2),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        **kwargs,
-    )
+    optimizer = optimizer or keras.optimizers.Adam(1e-2)
+    model.compile(optimizer, CROSS_ENTROPY, **kwargs)
     return model
 
 
@@ -96,6 +96,41 @@ def fit(model, task, *callbacks, epochs=2, **kwargs):
     )
 
 
+def sgd(rate=0.1, **settings):
+    return keras.optimizers.SGD(rate, **settings)
+
+
+def begin(optimizer=None, compile=compile_eagerly, **settings):
+    """Returns a compiled model, a callback for it, and two tasks."""
+    model = compile(make_model(), optimizer)
+    return model, SICallback(**settings), *make_tasks(2)
+
+
+def learned(*args, **settings):
+    """Returns the same when the first of the tasks has been learned."""
+    model, si, first, second = begin(*args, **settings)
+    fit(model, first, si)
+    return model, si, first, second
+
+
+def freeze(model, layer=0, optimizer=None, trainable=False):
+    """Freezes one of the layers, and compiles, as Keras asks users to."""
+    model.layers[layer].trainable = trainable
+    return compile_eagerly(model, optimizer)
+
+
+def unfreeze(model, layer=0, optimizer=None):
+    return freeze(model, layer, optimizer, trainable=True)
+
+
+def reloaded(model, folder):
+    """Returns what a file of the model makes of it."""
+    model.save(folder / "model.keras")
+    loaded = keras.models.load_model(folder / "model.keras")
+    loaded.run_eagerly = model.run_eagerly  # Keras does not save that
+    return loaded
+
+
 class SetWeights(keras.callbacks.Callback):
     """Sets weights at one of the moments of a `fit`, once."""
 
@@ -115,9 +150,7 @@ class PowerCut(BaseException):
 
 
 class CutPower(keras.callbacks.Callback):
-    """Breaks a `fit` off before an epoch, or after a batch of it."""
-
-    def __init__(self, epoch=0, batch=1):
+    def __init__(self, epoch, batch):
         super().__init__()
         self.moment, self.epoch = (epoch, batch), None
 
@@ -130,16 +163,20 @@ class CutPower(keras.callbacks.Callback):
             raise PowerCut
 
 
+def interrupt(model, task, *callbacks, epoch=0, batch=1, **kwargs):
+    """Breaks a `fit` off after a batch of an epoch, or before the epoch."""
+    with pytest.raises(PowerCut):
+        fit(model, task, *callbacks, CutPower(epoch, batch), **kwargs)
+
+
 def flat(state):
     return np.concatenate([value.ravel() for value in state.values()])
 
 
 def other_weights(model, seed=1):
     """Returns random weights of the shapes of the model's."""
-    rng = np.random.default_rng(seed)
-    return [
-        rng.normal(size=w.shape).astype("float32") for w in model.get_weights()
-    ]
+    draw = np.random.default_rng(seed).normal
+    return [draw(size=w.shape).astype("float32") for w in model.get_weights()]
 
 
 def task_loss_of_now(model, x, y):
@@ -160,35 +197,48 @@ def penalty_of_now(model, si):
 
 def assert_equal(actual, expected):
     """Bit for bit, for arrays or dicts of arrays."""
-    for a, e in zip(_arrays(actual), _arrays(expected), strict=True):
+    for a, e in _pairs(actual, expected):
         np.testing.assert_array_equal(a, e)
 
 
 def assert_near(actual, expected, rtol=1e-5, atol=1e-7):
     """To rounding, for arrays or dicts of arrays."""
-    for a, e in zip(_arrays(actual), _arrays(expected), strict=True):
+    for a, e in _pairs(actual, expected):
         np.testing.assert_allclose(a, e, rtol, atol)
 
 
-def _arrays(arrays):
-    return arrays.values() if isinstance(arrays, dict) else arrays
+def _pairs(*arrays):
+    lists = [a.values() if isinstance(a, dict) else a for a in arrays]
+    return zip(*lists, strict=True)
 
 
 def all_state(si):
     """Returns omega, Omega and theta~ of every variable."""
-    return [
-        *si.get_path_integral().values(),
-        *si.get_importance().values(),
-        *si.get_reference().values(),
-    ]
+    getters = si.get_path_integral, si.get_importance, si.get_reference
+    return [array for get in getters for array in get().values()]
 
 
-def make_oracle(model, optimizer, strength, damping, network=None):
+# What most callbacks that the oracle is compared with are made of.
+STRENGTH, DAMPING = 0.7, 0.05
+
+
+def make_oracle(model, optimizer=None, network=None, **options):
     """Returns the NumPy implementation, from the weights of `model`."""
-    weights = [np.float64(w) for w in model.get_weights()]
     return oracle.ReferenceSI(
-        network or oracle.Network(), weights, optimizer, strength, damping
+        network or oracle.Network(),
+        model.get_weights(),
+        optimizer or oracle.SGD(0.1),
+        STRENGTH,
+        DAMPING,
+        **options,
     )
+
+
+def learn(reference, task, epochs=2):
+    """Trains the oracle on a whole task, as `fit` does a model."""
+    x, y = task
+    oracle.fit(reference, np.float64(x), y, batch_size=8, epochs=epochs)
+    reference.consolidate()
 
 
 def assert_close(actual, expected, what):
