@@ -112,12 +112,10 @@ class Optimizer:
     A step is, in this order: clip the gradients (`clipnorm` by each
     variable's norm, or `global_clipnorm` by the norm of all together, or
     `clipvalue` by element), decay the weights (w -= w * weight_decay * lr),
-    add the subclass's `increment`, apply the constraint `project`: one
-    callable for all weights, or a list with a callable or None for each.
+    add the subclass's `increment`, apply the constraints `project`: a
+    list with a callable or None for each weight.
 
-    `iterations` counts the steps taken, `batches` also the micro-batches that
-    `skip` reports.  A callable `learning_rate` is given `batches`, as Keras
-    gives its schedules the count of micro-batches.
+    A callable `learning_rate` is given `iterations`, the steps taken so far.
     """
 
     slots = ()  # Names of the hidden state: lists of arrays, one per weight.
@@ -139,14 +137,8 @@ class Optimizer:
         self.weight_decay = weight_decay
         self.project = project
         self.iterations = 0
-        self.batches = 0
         for slot in self.slots:
             setattr(self, slot, [])
-
-    def current_learning_rate(self):
-        if callable(self.learning_rate):
-            return float(self.learning_rate(self.batches))
-        return self.learning_rate
 
     def clip(self, gradients):
         if self.clipnorm:
@@ -158,33 +150,24 @@ class Optimizer:
             return [np.clip(g, -limit, limit) for g in gradients]
         return gradients
 
-    def constrain(self, weights):
-        projects = self.project
-        if not isinstance(projects, (list, tuple)):
-            projects = [projects] * len(weights)
-        pairs = zip(projects, weights, strict=True)
-        return [w if project is None else project(w) for project, w in pairs]
-
     def step(self, weights, gradients):
         """The new weights; the arrays passed in are left as they are."""
         if self.iterations == 0:
             for slot in self.slots:
                 setattr(self, slot, zeros_like(weights))
-        lr = self.current_learning_rate()
+        lr = self.learning_rate
+        if callable(lr):
+            lr = float(lr(self.iterations))
         gradients = self.clip(gradients)
         if self.weight_decay is not None:
             weights = [w - w * self.weight_decay * lr for w in weights]
-        new_weights = [
+        weights = [
             w + self.increment(i, g, lr)
             for i, (w, g) in enumerate(zip(weights, gradients, strict=True))
         ]
         self.iterations += 1
-        self.batches += 1
-        return self.constrain(new_weights)
-
-    def skip(self):
-        """Count a micro-batch that only fills the accumulation buffer."""
-        self.batches += 1
+        pairs = zip(self.project or [None] * len(weights), weights, strict=True)
+        return [w if project is None else project(w) for project, w in pairs]
 
     def increment(self, i, g, lr):
         """What the gradient `g` adds to weight number `i`."""
@@ -335,9 +318,7 @@ class ReferenceSI:
         pairs = zip(task_gradients, self.penalty_gradients(), strict=True)
         self.task_buffer.append(task_gradients)
         self.total_buffer.append([task + penalty for task, penalty in pairs])
-        if len(self.task_buffer) < self.accumulation:
-            self.optimizer.skip()
-        else:
+        if len(self.task_buffer) == self.accumulation:
             self.apply(mean(self.task_buffer), mean(self.total_buffer))
             self.task_buffer, self.total_buffer = [], []
         return logs

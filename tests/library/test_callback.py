@@ -1,25 +1,31 @@
 """SICallback: its arguments, its getters, and what counts as a step."""
 
 import copy
+import itertools
 import pickle
 
 import keras
 import numpy as np
 import pytest
-import reference_si as oracle
 from helpers import (
+    DAMPING,
+    STRENGTH,
     all_state,
     assert_equal,
     assert_matches_oracle,
     assert_near,
+    begin,
     compile_eagerly,
     compile_model,
     fit,
     flat,
+    learn,
+    learned,
     make_model,
     make_oracle,
     make_tasks,
     only_on,
+    sgd,
 )
 
 from keras_si import SICallback
@@ -79,9 +85,8 @@ def test_call_without_a_model_is_refused(call):
     ids=["deepcopy", "pickle"],
 )
 def test_copy_of_a_used_callback_has_its_settings_and_no_model(make):
-    si = SICallback(2.0, 0.3, "epoch_end", include="kernel", exclude=["_2"])
-    task = make_tasks(1)[0]
-    fit(compile_eagerly(make_model()), task, si)
+    settings = {"strength": 2.0, "damping": 0.3, "consolidate": "epoch_end"}
+    _, si, task, _ = learned(**settings, include="kernel", exclude=["_2"])
     importance = flat(si.get_importance())
     other = make(si)
     assert (other.strength, other.damping) == (2.0, 0.3)
@@ -94,8 +99,7 @@ def test_copy_of_a_used_callback_has_its_settings_and_no_model(make):
 
 
 def test_new_callback_brings_its_strength_and_damping():
-    model = compile_eagerly(make_model())
-    fit(model, make_tasks(1)[0], SICallback())
+    model, *_ = learned()
     again = SICallback(strength=3.0, damping=0.7)
     again.set_model(model)
     state = model.optimizer.state
@@ -112,8 +116,8 @@ def test_strength_0_measures_importance_and_trains_bit_for_bit_as_without_si():
     si = SICallback(strength=0.0)
     for callbacks in ([], [si]):
         keras.utils.set_random_seed(11)
-        model = compile_eagerly(make_model())
-        for task in make_tasks(2):
+        model, _, *tasks = begin()
+        for task in tasks:
             fit(model, task, *callbacks)
         ends.append(model.get_weights())
     assert_equal(*ends)
@@ -122,14 +126,13 @@ def test_strength_0_measures_importance_and_trains_bit_for_bit_as_without_si():
 
 def test_model_that_was_traced_before_without_si_matches_the_oracle():
     first, *tasks = make_tasks()
-    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    model = compile_model(make_model(), sgd())
     fit(model, first)
-    reference = make_oracle(model, oracle.SGD(0.1), 0.7, 0.05)
-    si = SICallback(0.7, 0.05)
-    for x, y in tasks:
-        fit(model, (x, y), si)
-        oracle.fit(reference, np.float64(x), y, 8, 2)
-        reference.consolidate()
+    reference = make_oracle(model)
+    si = SICallback(STRENGTH, DAMPING)
+    for task in tasks:
+        fit(model, task, si)
+        learn(reference, task)
     assert_matches_oracle(model, si, reference)
 
 
@@ -137,14 +140,10 @@ def test_model_that_was_traced_before_without_si_matches_the_oracle():
 def test_penalty_in_a_loop_of_the_users_own_counts_once():
     import tensorflow as tf
 
-    x, y = make_tasks(1)[0]
     ends = []
     for own_loop in (False, True):
         keras.utils.set_random_seed(11)
-        model = compile_eagerly(make_model(), keras.optimizers.SGD(0.1))
-        si = SICallback(strength=5.0, consolidate=None)
-        fit(model, (x, y), si)
-        si.consolidate()
+        model, _, (x, y), _ = learned(sgd(), strength=5.0)
         for _ in range(3):
             if not own_loop:
                 model.train_on_batch(x, y)
@@ -161,48 +160,40 @@ def test_penalty_in_a_loop_of_the_users_own_counts_once():
 # Every N steps, and within an epoch.
 
 
-class TwoSteps(keras.callbacks.Callback):
-    """Ends a task after every two steps: of three, that is within an epoch."""
-
-    def __init__(self, si):
-        super().__init__()
-        self.si, self.steps = si, 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps += 1
-        if self.steps % 2 == 0:
-            self.si.consolidate()
-
-
 def test_consolidating_by_hand_within_an_epoch_equals_every_2_steps():
     """Compiled: within an epoch JAX keeps variables elsewhere."""
     states = []
     for every in (2, None):
         keras.utils.set_random_seed(2)
-        model = compile_model(make_model())
-        si = SICallback(strength=1.0, consolidate=every)
-        by_hand = [] if every else [TwoSteps(si)]
-        logs = fit(model, make_tasks(1)[0], si, *by_hand, epochs=4).history
+        model, si, task, _ = begin(
+            compile=compile_model, strength=1.0, consolidate=every
+        )
+        steps = itertools.count(1)
+
+        def end(*_, si=si, steps=steps, by_hand=every is None):
+            if by_hand and next(steps) % 2 == 0:
+                si.consolidate()
+
+        ending = keras.callbacks.LambdaCallback(on_train_batch_end=end)
+        logs = fit(model, task, si, ending, epochs=4).history
         states.append([logs["loss"], logs["si_penalty"], *all_state(si)])
     assert_near(*states, rtol=1e-4)
     assert max(states[0][1]) > 0
 
 
 def test_strength_set_within_an_epoch_stays():
-    class Stronger(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            si.strength = 2.0 + batch
+    model, si, task, _ = begin(compile=compile_model)
 
-    model = compile_model(make_model())
-    si = SICallback(strength=1.0)
-    fit(model, make_tasks(1)[0], si, Stronger(), epochs=1)
+    def strengthen(batch, logs):
+        si.strength = 2.0 + batch
+
+    stronger = keras.callbacks.LambdaCallback(on_train_batch_end=strengthen)
+    fit(model, task, si, stronger, epochs=1)
     assert float(model.optimizer.state.strength.numpy()) == si.strength == 4.0
 
 
 def test_another_number_of_steps_takes_effect_on_a_compiled_update():
-    model = compile_model(make_model())
-    first, second = make_tasks(2)
-    fit(model, first, SICallback(consolidate=100))
+    model, _, _, second = learned(compile=compile_model, consolidate=100)
     si = SICallback(consolidate=np.int64(2))
     fit(model, second, si)
     assert flat(si.get_importance()).max() > 0
@@ -219,16 +210,13 @@ def test_every_n_steps_counts_steps_since_the_last_consolidation(
     every, micro_batches, by_hand, ended
 ):
     """And no micro-batches."""
-    optimizer = keras.optimizers.SGD(
-        0.1, gradient_accumulation_steps=micro_batches
-    )
-    model = compile_eagerly(make_model(), optimizer)
-    si = SICallback(consolidate=every)
+    optimizer = sgd(gradient_accumulation_steps=micro_batches)
+    model, si, task, _ = begin(optimizer, consolidate=every)
     si.set_model(model)
     before = flat(si.get_importance())
     changed = []
     for step in range(len(ended)):
-        model.train_on_batch(*make_tasks(1)[0])
+        model.train_on_batch(*task)
         if step == by_hand:
             si.consolidate()
         importance = flat(si.get_importance())

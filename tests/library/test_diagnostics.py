@@ -4,15 +4,21 @@ import keras
 import numpy as np
 import pytest
 from helpers import (
+    CROSS_ENTROPY,
     SIZES,
-    CutPower,
-    PowerCut,
     assert_equal,
+    begin,
     fit,
     flat,
+    freeze,
+    interrupt,
+    learned,
     make_model,
     make_tasks,
     only_on,
+    reloaded,
+    sgd,
+    unfreeze,
 )
 from helpers import compile_eagerly as compile_model
 from keras import ops
@@ -47,26 +53,21 @@ class PoisonGradient(keras.layers.Layer):
 
 def poisoned(value, optimizer, **kwargs):
     layer = PoisonGradient(value)
-    model = compile_model(
-        keras.Sequential(
-            [keras.Input((SIZES[0],)), keras.layers.Dense(3), layer]
-        ),
-        optimizer,
-        **kwargs,
-    )
-    return model, layer
+    layers = [keras.Input((SIZES[0],)), keras.layers.Dense(3), layer]
+    return compile_model(keras.Sequential(layers), optimizer, **kwargs), layer
 
 
-def test_nan_gradients_are_said_and_never_consolidated():
-    model, layer = poisoned(np.nan, keras.optimizers.SGD(0.1))
+@pytest.mark.parametrize("consolidate", ["train_end", "epoch_end"])
+def test_nan_gradients_are_said_and_never_consolidated(consolidate):
+    model, layer = poisoned(np.nan, sgd())
     good, bad = make_tasks(2)
-    si = SICallback()
+    si = SICallback(consolidate=consolidate)
     fit(model, good, si)
-    importance, reference = si.get_importance(), si.get_reference()
     weights = model.get_weights()
+    importance, reference = si.get_importance(), si.get_reference()
     layer.on.assign(1.0)
     with pytest.warns(UserWarning, match="NaN or infinite values in the weig"):
-        fit(model, bad, si, epochs=1)
+        fit(model, bad, si)
     with (
         pytest.raises(ValueError, match="Cannot consolidate.*kernel"),
         pytest.warns(UserWarning, match="nothing will be consolidated"),
@@ -80,88 +81,69 @@ def test_nan_gradients_are_said_and_never_consolidated():
     assert np.isfinite(model.train_on_batch(*good))
 
 
-def test_epoch_that_breaks_the_weights_ends_no_task_and_fit_continues():
-    model, layer = poisoned(np.nan, keras.optimizers.SGD(0.1))
-    good, bad = make_tasks(2)
-    si = SICallback(consolidate="epoch_end")
-    fit(model, good, si)
-    importance = si.get_importance()
-    layer.on.assign(1.0)
-    with pytest.warns(UserWarning, match="NaN or infinite values in the weig"):
-        fit(model, bad, si, epochs=2)
-    assert_equal(si.get_importance(), importance)
+def assert_all_is_finite(si):
+    for read in (si.get_importance, si.get_path_integral, si.get_reference):
+        assert np.isfinite(flat(read())).all()
 
 
 @pytest.mark.parametrize("consolidate", [None, 2])
 def test_infinite_gradients_that_an_optimizer_survives_are_dropped(consolidate):
     """Compiled: within a step SI cannot stop."""
-    model, layer = poisoned(
-        np.inf, keras.optimizers.SGD(0.1, clipvalue=0.5), run_eagerly=False
-    )
+    model, layer = poisoned(np.inf, sgd(clipvalue=0.5), run_eagerly=False)
     layer.on.assign(1.0)
     si = SICallback(consolidate=consolidate)
     x, y = make_tasks(1)[0]
     with pytest.warns(UserWarning, match="reached the path integral.*3 in"):
         fit(model, (np.abs(x), y), si, epochs=1)
-    assert np.isfinite(flat(si.get_path_integral())).all()
-    assert np.isfinite(flat(si.get_importance())).all()
-    assert np.isfinite(flat(si.get_reference())).all()
+    assert_all_is_finite(si)
+
+
+def with_a_nan(task):
+    x, y = task
+    x = x.copy()
+    x[-1] = np.nan
+    return x, y
 
 
 def test_weights_that_are_not_finite_are_not_consolidated_within_an_epoch():
-    model = compile_model(
-        make_model(), keras.optimizers.SGD(0.1), run_eagerly=False
-    )
+    model = compile_model(make_model(), sgd(), run_eagerly=False)
     si = SICallback(consolidate=2)
-    x, y = make_tasks(1)[0]
-    x[-1] = np.nan
     with pytest.warns(UserWarning, match="in the weights"):
-        fit(model, (x, y), si, epochs=2)
+        fit(model, with_a_nan(make_tasks(1)[0]), si, epochs=2)
     assert not all(np.isfinite(w).all() for w in model.get_weights())
-    assert np.isfinite(flat(si.get_importance())).all()
-    assert np.isfinite(flat(si.get_reference())).all()
+    assert_all_is_finite(si)
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_fit_that_terminates_on_nan_ends_no_task(first):
-    good, (x, y) = make_tasks(2)
-    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
-    si = SICallback()
-    fit(model, good, si)
+    model, si, _, task = learned(sgd())
     importance, reference = si.get_importance(), si.get_reference()
     weights = model.get_weights()
-    bad = x.copy()
-    bad[-1] = np.nan
     stop = keras.callbacks.TerminateOnNaN()
     with pytest.warns(UserWarning, match="NaN or infinite values in the weig"):
-        fit(model, (bad, y), *([si, stop] if first else [stop, si]))
+        fit(model, with_a_nan(task), *([si, stop] if first else [stop, si]))
     for _ in range(2):
         assert_equal(si.get_importance(), importance)
         assert_equal(si.get_reference(), reference)
         model.set_weights(weights)
     with pytest.warns(UserWarning, match="its loss was not finite"):
-        fit(model, (x, y), si)
+        fit(model, task, si)
     assert (flat(si.get_importance()) != flat(importance)).any()
 
 
 def test_fit_whose_loss_alone_is_not_finite_ends_no_task():
-    def infinite(y, z):
-        cross_entropy = keras.losses.sparse_categorical_crossentropy
-        return cross_entropy(y, z, from_logits=True) + np.inf
-
-    model, si = make_model(), SICallback()
-    model.compile("sgd", infinite, run_eagerly=True)
+    model, si, task, _ = begin()
+    model.compile(
+        "sgd", lambda y, z: CROSS_ENTROPY(y, z) + np.inf, run_eagerly=True
+    )
     with pytest.warns(UserWarning, match="the loss was not finite when this"):
-        fit(model, make_tasks(1)[0], si, epochs=1)
+        fit(model, task, si, epochs=1)
     assert flat(si.get_importance()).max() == 0
     assert flat(si.get_path_integral()).any()
 
 
 def test_strength_too_large_for_the_rate_is_named():
-    model = compile_model(make_model(), keras.optimizers.SGD(0.5))
-    si = SICallback(strength=1e9)
-    first, second = make_tasks(2)
-    fit(model, first, si)
+    model, si, _, second = learned(sgd(0.5), strength=1e9)
     with pytest.warns(UserWarning, match="`strength` may be too large"):
         fit(model, second, si, epochs=4)
 
@@ -171,9 +153,7 @@ def test_strength_too_large_for_the_rate_is_named():
 
 @pytest.mark.parametrize("consolidate", ["train_end", "epoch_end", None])
 def test_task_of_one_step_is_warned_of_once(consolidate):
-    model = compile_model(make_model())
-    x, y = make_tasks(1)[0]
-    si = SICallback(consolidate=consolidate)
+    model, si, (x, y), _ = begin(consolidate=consolidate)
 
     def learn():
         model.fit(x, y, batch_size=len(x), verbose=0, callbacks=[si])
@@ -201,32 +181,31 @@ def test_train_step_with_another_optimizer_is_said():
 
 def test_epoch_whose_steps_a_loss_scale_skipped_is_not_said_to_have_none():
     keras.config.set_dtype_policy("mixed_float16")
-    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
-    x, y = make_tasks(1)[0]
-    fit(model, (1e6 * x, y), SICallback(consolidate=None), epochs=1)
+    model, si, (x, y), _ = begin(sgd(), consolidate=None)
+    fit(model, (1e6 * x, y), si, epochs=1)
 
 
 def test_epoch_without_a_batch_is_not_said_to_have_no_step():
-    model, si = compile_model(make_model()), SICallback()
+    model, si, task, _ = begin()
     callbacks = keras.callbacks.CallbackList([si], model=model)
     callbacks.on_train_begin()
     callbacks.on_epoch_begin(0)
     callbacks.on_epoch_end(0)
     callbacks.on_train_end()
-    fit(model, make_tasks(1)[0], si)
+    fit(model, task, si)
     assert flat(si.get_importance()).max() > 0
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
-@pytest.mark.parametrize("tasks_before", [0, 1])
-def test_variables_that_another_optimizer_moves_are_named(tasks_before):
+@pytest.mark.parametrize("after_a_task", [False, True])
+def test_variables_that_another_optimizer_moves_are_named(after_a_task):
     """Two optimizers, as in a GAN; SI hears the first."""
-    model, si = compile_model(make_model()), SICallback()
+    model, si, task, _ = begin()
     si.set_model(model)
-    for task in make_tasks(tasks_before):
+    if after_a_task:
         fit(model, task, si)
     variables = model.trainable_variables
-    other = keras.optimizers.SGD(0.1)
+    other = sgd()
     other.build(variables[:2])
     for _ in range(2):
         gradients = [0.1 * v.value for v in variables]
@@ -237,8 +216,7 @@ def test_variables_that_another_optimizer_moves_are_named(tasks_before):
 
 
 def test_steps_by_the_handle_of_the_old_optimizer_are_warned_of():
-    handle = keras.optimizers.SGD(0.1)
-    model, si = compile_model(make_model(), handle), SICallback()
+    model, si, *_ = begin(handle := sgd())
     si.set_model(model)
     variables = model.trainable_variables
     handle.apply([0.1 * v.value for v in variables], variables)
@@ -251,8 +229,7 @@ def test_head_whose_samples_count_nothing_is_no_other_optimizers():
     inputs = keras.Input((SIZES[0],))
     heads = [keras.layers.Dense(3, name=name)(inputs) for name in ("a", "b")]
     model = keras.Model(inputs, heads)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-2), [loss, loss])
+    model.compile(keras.optimizers.Adam(1e-2), [CROSS_ENTROPY] * 2)
     x, y = make_tasks(1)[0]
     si = SICallback()
     for weights in ((1.0, 1.0), (1.0, 0.0)):
@@ -260,33 +237,13 @@ def test_head_whose_samples_count_nothing_is_no_other_optimizers():
         fit(model, (x, [y, y]), si, epochs=1, sample_weight=shares)
 
 
-def test_a_new_callback_for_each_task_repeats_no_warning():
-    model = compile_model(
-        keras.Sequential(
-            [
-                keras.Input((SIZES[0],)),
-                keras.layers.BatchNormalization(),
-                keras.layers.Dense(SIZES[-1]),
-            ]
-        )
-    )
-    first, second = make_tasks(2)
-    with pytest.warns(UserWarning, match="moving statistics"):
-        fit(model, first, SICallback())
-    fit(model, second, SICallback())
-    compile_model(model)
-    fit(model, first, SICallback())
-
-
 # Fits that do not end.
 
 
 @pytest.mark.parametrize("fresh", [False, True], ids=["same", "new"])
 def test_fit_after_an_interrupted_one_says_once_that_it_continues(fresh):
-    model, si = compile_model(make_model()), SICallback()
-    first, second = make_tasks(2)
-    with pytest.raises(PowerCut):
-        fit(model, first, si, CutPower())
+    model, si, first, second = begin()
+    interrupt(model, first, si)
     assert flat(si.get_importance()).max() == 0
     if fresh:
         si = SICallback()
@@ -296,54 +253,38 @@ def test_fit_after_an_interrupted_one_says_once_that_it_continues(fresh):
 
 
 def test_fit_after_an_interrupted_one_that_was_ended_by_hand_says_nothing():
-    model, si = compile_model(make_model()), SICallback()
-    first, second = make_tasks(2)
-    with pytest.raises(PowerCut):
-        fit(model, first, si, CutPower())
+    model, si, first, second = begin()
+    interrupt(model, first, si)
     si.consolidate()
     assert flat(si.get_importance()).max() > 0
     fit(model, second, si)
 
 
 def test_interruption_that_is_past_is_not_said_when_a_layer_is_unfrozen():
-    model, si = compile_model(make_model()), SICallback()
-    first, second = make_tasks(2)
-    with pytest.raises(PowerCut):
-        fit(model, first, si, CutPower())
-    model.layers[-1].trainable = False
-    compile_model(model)
+    model, si, first, second = begin()
+    interrupt(model, first, si)
+    freeze(model)
     with pytest.warns(UserWarning, match="continues that task"):
         fit(model, first, si)
-    model.layers[-1].trainable = True
-    compile_model(model)
-    fit(model, second, si)
+    fit(unfreeze(model), second, si)
 
 
 def test_interruption_with_a_frozen_layer_is_said_when_it_is_unfrozen():
-    model, si = compile_model(make_model()), SICallback()
-    first, second = make_tasks(2)
-    fit(model, first, si)
-    model.layers[-1].trainable = False
-    compile_model(model)
-    with pytest.raises(PowerCut):
-        fit(model, second, si, CutPower())
-    model.layers[-1].trainable = True
-    compile_model(model)
+    model, si, _, second = learned()
+    interrupt(freeze(model), second, si)
+    unfreeze(model)
     with pytest.warns(UserWarning, match="continues that task"):
         fit(model, second, si)
 
 
 def test_interruption_after_a_backup_without_steps_is_said(tmp_path):
-    model, si = compile_model(make_model()), SICallback()
-    first, second = make_tasks(2)
-    fit(model, first, si)
+    model, si, _, second = learned()
     path = tmp_path / "backup.weights.h5"
     model.save_weights(path)
     restore = keras.callbacks.LambdaCallback(
         on_train_begin=lambda _: model.load_weights(path)
     )
-    with pytest.raises(PowerCut):
-        fit(model, second, si, restore, CutPower())
+    interrupt(model, second, si, restore)
     with pytest.warns(UserWarning, match="continues that task"):
         fit(model, second, si)
 
@@ -351,29 +292,23 @@ def test_interruption_after_a_backup_without_steps_is_said(tmp_path):
 def test_fit_of_a_loaded_model_that_was_trained_on_a_batch_says_nothing(
     tmp_path,
 ):
-    model, si = compile_model(make_model()), SICallback()
-    first, second = make_tasks(2)
-    fit(model, first, si)
-    model.save(tmp_path / "model.keras")
-    model = keras.models.load_model(tmp_path / "model.keras")
-    si = SICallback()
+    model, _, _, second = learned()
+    model, si = reloaded(model, tmp_path), SICallback()
     si.set_model(model)
     model.train_on_batch(*second)
     fit(model, second, si)
 
 
 def test_fit_within_a_fit_of_the_same_model_says_that_it_continues():
-    model = compile_model(make_model())
-    first, second = make_tasks(2)
+    model, si, first, second = begin()
 
-    class Rehearse(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 0:
-                fit(self.model, second, SICallback(), epochs=1)
+    def rehearse(epoch, logs):
+        if epoch == 0:
+            fit(model, second, SICallback(), epochs=1)
 
-    si = SICallback()
+    rehearsal = keras.callbacks.LambdaCallback(on_epoch_end=rehearse)
     with pytest.warns(UserWarning, match="`fit` before this one"):
-        fit(model, first, si, Rehearse())
+        fit(model, first, si, rehearsal)
     assert flat(si.get_importance()).max() > 0
 
 
@@ -382,17 +317,11 @@ def test_fit_within_a_fit_of_the_same_model_says_that_it_continues():
 
 @pytest.mark.parametrize("loaded", [False, True], ids=["same", "loaded"])
 def test_layer_that_joins_later_is_named_once(loaded, tmp_path):
-    first, second = make_tasks(2)
-    model = make_model()
-    model.layers[0].trainable = False
-    compile_model(model)
-    si = SICallback()
-    fit(model, first, si)
+    model, si, first, second = begin()
+    fit(freeze(model), first, si)
     if loaded:
-        model.save(tmp_path / "model.keras")
-        model = keras.models.load_model(tmp_path / "model.keras")
-    model.layers[0].trainable = True
-    compile_model(model)
+        model = reloaded(model, tmp_path)
+    unfreeze(model)
     with pytest.warns(UserWarning, match="dense_0/kernel.*not protected"):
         fit(model, second, si)
     fit(model, first, si)
@@ -408,10 +337,7 @@ def test_new_head_is_no_layer_that_joins_later():
 
 
 def test_kernel_that_is_frozen_under_lora_is_named():
-    first, second = make_tasks(2)
-    model = compile_model(make_model())
-    si = SICallback()
-    fit(model, first, si)
+    model, si, _, second = learned()
     model.layers[1].enable_lora(2)
     compile_model(model)
     with pytest.warns(UserWarning, match="dense_1/kernel.*frozen under LoRA"):
@@ -419,21 +345,18 @@ def test_kernel_that_is_frozen_under_lora_is_named():
 
 
 def normalized(layer):
-    return compile_model(
-        keras.Sequential(
-            [keras.Input((SIZES[0],)), keras.layers.Dense(4), layer]
-            + [keras.layers.Dense(3)]
-        )
-    )
+    layers = [keras.Input((SIZES[0],)), layer, keras.layers.Dense(3)]
+    return compile_model(keras.Sequential(layers))
 
 
 @pytest.mark.parametrize("end", ["train_end", 2, "add_importance"])
 def test_moving_statistics_are_warned_of_once(end):
     model = normalized(keras.layers.BatchNormalization(name="norm"))
     first, second = make_tasks(2)
-    si = SICallback(consolidate=None if end == "add_importance" else end)
+    settings = {"consolidate": None if end == "add_importance" else end}
 
     def learn(task):
+        si = SICallback(**settings)  # a new one for each task
         fit(model, task, si)
         if end == "add_importance":
             si.add_importance(si.get_importance())
@@ -441,6 +364,8 @@ def test_moving_statistics_are_warned_of_once(end):
     with pytest.warns(UserWarning, match="moving statistics.*norm.*Freeze"):
         learn(first)
     learn(second)
+    compile_model(model)
+    learn(first)
 
 
 def test_frozen_statistics_and_other_normalizations_are_not_warned_of():

@@ -7,24 +7,27 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import reference_si as oracle
 from helpers import (
+    CROSS_ENTROPY,
+    DAMPING,
+    STRENGTH,
     assert_close,
     assert_equal,
     assert_matches_oracle,
     assert_near,
+    begin,
     fit,
-    make_model,
+    learn,
     make_oracle,
-    make_tasks,
     only_on,
+    reloaded,
+    sgd,
 )
 from helpers import compile_eagerly as compile_model
 from keras import layers, losses
 
 from keras_si import OutputMask, SICallback, estimation, fisher_importance
 
-CROSS_ENTROPY = losses.SparseCategoricalCrossentropy(from_logits=True)
 estimate = functools.partial(fisher_importance, verbose=0)
 
 
@@ -84,18 +87,24 @@ def expected(model, x, monkeypatch, loss=CROSS_ENTROPY, outputs=3):
     return list(total.values())
 
 
+def of_dense(x, variance):
+    """Returns the exact importance of a dense layer's kernel and bias.
+
+    `variance` is what the outputs' Fisher information has on its diagonal, by
+    2, for each sample.
+    """
+    kernel = np.einsum("ni,nk->ik", np.float64(x) ** 2, variance) / len(x)
+    return [kernel, variance.mean(axis=0)]
+
+
 # Closed forms.
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
-def test_linear_regression_has_the_mean_square_of_its_inputs(outputs):
+def test_linear_regression_has_the_mean_square_of_its_inputs():
     """The mean of x^2 over the number of outputs; the loss is quadratic."""
-    model = net(layers.Dense(outputs))
     x = inputs(20, 3)
-    kernel, bias = estimate(model, x, "mse").values()
-    squares = (np.float64(x) ** 2).mean(axis=0) / outputs
-    assert_close([kernel], [np.tile(squares[:, None], outputs)], "kernel")
-    assert_close([bias], [np.full(outputs, 1 / outputs)], "bias")
+    omega = estimate(net(layers.Dense(3)), x, "mse").values()
+    assert_close(omega, of_dense(x, np.full((20, 3), 1 / 3)), "importance")
 
 
 def test_loss_of_a_linear_regression_rises_by_the_importance():
@@ -104,14 +113,14 @@ def test_loss_of_a_linear_regression_rises_by_the_importance():
     x, y = inputs(30, 3), inputs(30, 2, seed=1)
     with_ones = np.hstack([x, np.ones((30, 1))]).astype("float64")
     solution = np.linalg.lstsq(with_ones, y, rcond=None)[0]
-    model.set_weights([solution[:3], solution[3]])
-    importance = [*estimate(model, x, "mse").values()]
+    optimum = [solution[:3], solution[3]]
+    model.set_weights(optimum)
+    importance = estimate(model, x, "mse").values()
 
     def loss(weights):
         z = np.float64(x) @ weights[0] + weights[1]
         return ((z - y) ** 2).mean()
 
-    optimum = [solution[:3], solution[3]]
     for array, omega in zip(optimum, importance):
         for index in np.ndindex(array.shape):
             before = loss(optimum)
@@ -121,8 +130,7 @@ def test_loss_of_a_linear_regression_rises_by_the_importance():
             np.testing.assert_allclose(omega[index] * 0.7**2, rise, rtol=1e-5)
 
 
-@pytest.mark.parametrize("from_logits", [True, False])
-@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize(("outputs", "from_logits"), [(1, True), (3, False)])
 def test_logistic_regression_is_exact_for_any_signs(outputs, from_logits):
     """p (1 - p) x^2 / 2 over the number of outputs: no noise of signs."""
     activation = None if from_logits else "sigmoid"
@@ -131,12 +139,8 @@ def test_logistic_regression_is_exact_for_any_signs(outputs, from_logits):
     loss = losses.BinaryCrossentropy(from_logits=from_logits)
     weights, bias = doubles(model)
     p = sigmoid(x @ weights + bias)
-    variance = p * (1 - p) / 2 / outputs
-    omega = [
-        np.einsum("ni,nk->ik", np.float64(x) ** 2, variance) / 20,
-        variance.mean(axis=0),
-    ]
-    assert_close(estimate(model, x, loss).values(), omega, "importance")
+    exact = of_dense(x, p * (1 - p) / 2 / outputs)
+    assert_close(estimate(model, x, loss).values(), exact, "importance")
 
 
 SOFTMAX_LOSSES = {
@@ -158,12 +162,7 @@ def test_softmax_regression_is_exact_over_all_signs(name, monkeypatch):
     omega = expected(model, x, monkeypatch, SOFTMAX_LOSSES[name])
     weights, bias = doubles(model)
     p = softmax(x @ weights + bias)
-    variance = p * (1 - p) / 2
-    exact = [
-        np.einsum("ni,nk->ik", np.float64(x) ** 2, variance) / 2,
-        variance.mean(axis=0),
-    ]
-    assert_close(omega, exact, "importance")
+    assert_close(omega, of_dense(x, p * (1 - p) / 2), "importance")
 
 
 def test_classes_on_another_axis_are_exact_over_all_signs(monkeypatch):
@@ -173,10 +172,8 @@ def test_classes_on_another_axis_are_exact_over_all_signs(monkeypatch):
     loss = losses.CategoricalCrossentropy(from_logits=True, axis=1)
     omega = expected(model, x, monkeypatch, loss, outputs=6)
     weights, bias = doubles(model)
-    p = softmax((x @ weights + bias).reshape(3, 2).T).T.ravel()
-    variance = p * (1 - p) / 2 / 2
-    exact = [np.outer(np.float64(x[0]) ** 2, variance), variance]
-    assert_close(omega, exact, "importance")
+    p = softmax((x @ weights + bias).reshape(3, 2).T).T.reshape(1, 6)
+    assert_close(omega, of_dense(x, p * (1 - p) / 2 / 2), "importance")
 
 
 def backward(weights, x):
@@ -250,10 +247,8 @@ def test_sequence_of_outputs_has_the_mean_of_its_steps(monkeypatch):
     h = np.float64(keras.ops.convert_to_numpy(h)[0])
     w, b = doubles(model)[-2:]
     p = softmax(h @ w + b)
-    variance = p * (1 - p) / 2 / 2  # the mean over 2 steps
-    exact = np.einsum("ti,tk->ik", h**2, variance)
     # Within a step the classes go together, between steps nothing does.
-    assert_close(omega[-2:], [exact, variance.sum(axis=0)], "importance")
+    assert_close(omega[-2:], of_dense(h, p * (1 - p) / 2), "importance")
 
 
 @pytest.mark.parametrize("kind", [lambda d: [*d.values()], dict])
@@ -266,8 +261,8 @@ def test_two_inputs_are_a_list_or_a_dict(kind):
     model = keras.Model(kind(parts), outputs)
     omega = estimate(model, kind(x), "mse")
     for name in "ab":
-        exact = (np.float64(x[name]) ** 2).mean(axis=0)[:, None]
-        assert_close([omega[f"of_{name}/kernel"]], [exact], name)
+        exact = of_dense(x[name], np.ones((6, 1)))
+        assert_close([omega[f"of_{name}/kernel"]], exact[:1], name)
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
@@ -332,8 +327,7 @@ def test_subclassed_models_seeds_and_losses_stay_as_they_are():
     seeds = np.array(keras.ops.convert_to_numpy(model.seeds.state))
     one, other = estimate(model, x, "mse"), estimate(model, x, "mse")
     np.testing.assert_array_equal(model.seeds.state, seeds)
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name])
+    assert_equal(one, other)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         [keras.ops.convert_to_numpy(loss) for loss in model.losses]
@@ -372,9 +366,8 @@ def test_operation_that_xla_does_not_know_is_estimated():
 
     model = net(layers.Dense(1), OfPython(), compiled=True)
     x = inputs(5, 3)
-    kernel, _ = estimate(model, x, "mse").values()
-    exact = 9 * (np.float64(x) ** 2).mean(axis=0)[:, None]
-    assert_close([kernel], [exact], "kernel")
+    omega = estimate(model, x, "mse").values()
+    assert_close(omega, of_dense(x, np.full((5, 1), 9.0)), "importance")
 
 
 # Precision.
@@ -385,13 +378,11 @@ def test_float64_keeps_its_digits():
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     try:
-        model = net(layers.Dense(2))
         x = np.random.default_rng(0).normal(size=(6, 3))
-        kernel, _ = estimate(model, x, "mse").values()
-        exact = np.tile((x**2).mean(axis=0)[:, None] / 2, 2)
+        omega = estimate(net(layers.Dense(2)), x, "mse").values()
         # Keras narrows inputs on torch.
         rtol = 1e-14 if keras.backend.backend() == "tensorflow" else 1e-6
-        np.testing.assert_allclose(kernel, exact, rtol=rtol)
+        assert_near(omega, of_dense(x, np.full((6, 2), 0.5)), rtol, atol=0)
     finally:
         keras.config.set_floatx("float32")
 
@@ -404,9 +395,8 @@ def test_mixed_precision_is_near_float32(policy, tolerance):
 
     def run():
         head = layers.Dense(3, dtype="float32")
-        return estimate(
-            net(layers.Dense(8, activation="tanh"), head), x, CROSS_ENTROPY
-        )
+        model = net(layers.Dense(8, activation="tanh"), head)
+        return estimate(model, x, CROSS_ENTROPY)
 
     exact = run()
     keras.config.set_dtype_policy(policy)
@@ -460,24 +450,6 @@ def test_every_sample_has_signs_of_its_own():
     np.testing.assert_allclose(bias, p * (1 - p) / 2, rtol=0.15)
 
 
-def test_paths_of_a_loaded_model_are_renamed_as_the_error_says(tmp_path):
-    """Keras drops the name of a `Sequential` from the paths within."""
-    model, first, _ = trained()
-    importance = estimate(model, first[0])
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    si = SICallback()
-    si.set_model(loaded)
-    with pytest.raises(ValueError, match="rename with `dict"):
-        si.add_importance(importance)
-    si.add_importance(
-        dict(zip(si.get_importance(), importance.values(), strict=True))
-    )
-    assert_close(
-        si.get_importance().values(), importance.values(), "importance"
-    )
-
-
 def test_loss_defaults_to_the_one_of_compile(tmp_path):
     model = net(layers.Dense(3))
     x = inputs(5, 3)
@@ -486,8 +458,7 @@ def test_loss_defaults_to_the_one_of_compile(tmp_path):
         model.compile("adam", loss)
         assert_close(estimate(model, x).values(), exact, "importance")
     model.optimizer.build(model.trainable_variables)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = reloaded(model, tmp_path)
     assert_close(estimate(loaded, x).values(), exact, "importance")
 
 
@@ -567,8 +538,9 @@ def with_two_outputs():
     return model
 
 
-def with_a_mask():
-    return net(layers.Masking(), layers.Dense(2), shape=(2, 3))
+def with_a_mask(*pooling):
+    parts = layers.Reshape((1, 3)), layers.Masking(), *pooling
+    return net(*parts, layers.Dense(2))
 
 
 def infinite():
@@ -611,14 +583,12 @@ def distributed():
 )
 def test_model_that_cannot_be_estimated_is_refused(make, loss, message):
     model = make()
-    x = inputs(2, 2, 3) if make is with_a_mask else inputs(2, 3)
     with pytest.raises(ValueError, match=message):
-        estimate(model, x, loss)
+        estimate(model, inputs(2, 3), loss)
 
 
 def test_mask_that_a_layer_uses_up_is_none_of_the_output():
-    model = net(layers.Masking(), layers.LSTM(2), layers.Dense(2), shape=(2, 3))
-    assert estimate(model, inputs(2, 2, 3), CROSS_ENTROPY)
+    assert estimate(with_a_mask(layers.LSTM(2)), inputs(2, 3), CROSS_ENTROPY)
 
 
 @only_on("tensorflow")
@@ -657,9 +627,7 @@ BIAS = "sequential/dense_0/bias"
 
 def trained(*callbacks):
     """Returns a model that has learned a task, that task and the next."""
-    first, second = make_tasks(2)
-    keras.utils.set_random_seed(7)  # the same weights each time
-    model = compile_model(make_model(), keras.optimizers.SGD(0.1))
+    model, _, first, second = begin(sgd())
     fit(model, first, *callbacks)
     return model, first, second
 
@@ -672,23 +640,26 @@ def random_importance(model, seed=0):
     }
 
 
-def protect(model, strength=0.7, scale=1.0, seed=0):
-    si = SICallback(strength, 0.05)
+def protect(model, scale=1.0):
+    si = SICallback(STRENGTH, DAMPING)
     si.set_model(model)
-    si.add_importance(random_importance(model, seed), scale)
+    si.add_importance(random_importance(model), scale)
     return si
+
+
+def move(model):
+    model.set_weights([w + 1 for w in model.get_weights()])
 
 
 def test_training_with_what_was_added_is_exact():
     """The oracle has the importance from the start; then SI goes on."""
     model, _, second = trained()
-    reference = make_oracle(model, oracle.SGD(0.1), 0.7, 0.05)
+    reference = make_oracle(model)
     added = random_importance(model).values()
     reference.importance = [3.0 * np.float64(each) for each in added]
     si = protect(model, scale=3.0)
     fit(model, second, si)
-    oracle.fit(reference, np.float64(second[0]), second[1], 8, 2)
-    reference.consolidate()
+    learn(reference, second)
     assert_matches_oracle(model, si, reference)
 
 
@@ -706,11 +677,15 @@ def test_added_importance_adds_up():
 
 def test_added_importance_ends_the_task():
     """Of two tasks: the first by `fit`, half a second one by hand."""
-    si = SICallback(0.7, 0.05, consolidate=None)
-    model, _, second = trained(si)
-    fit(model, second, si, epochs=1)
-    twin, _, _ = trained(other := SICallback(0.7, 0.05, consolidate=None))
-    fit(twin, second, other, epochs=1)
+    settings = {"strength": STRENGTH, "damping": DAMPING, "consolidate": None}
+    callbacks = []
+    for _ in range(2):
+        keras.utils.set_random_seed(7)
+        model, si, *tasks = begin(sgd(), **settings)
+        for task, epochs in zip(tasks, (2, 1)):
+            fit(model, task, si, epochs=epochs)
+        callbacks.append(si)
+    si, other = callbacks
     other.consolidate()
     si.add_importance(random_importance(model))
     before, added = other.get_importance(), random_importance(model)
@@ -722,38 +697,28 @@ def test_added_importance_ends_the_task():
 
 def test_reference_is_the_weights_at_which_importance_was_added():
     """Also of weights that were loaded after attaching, without a warning."""
-    model = compile_model(make_model())
-    si = SICallback()
+    model, si, task, _ = begin()
     si.set_model(model)
-    loaded = [w + 1 for w in model.get_weights()]
-    model.set_weights(loaded)
+    move(model)
+    loaded = model.get_weights()
     si.add_importance(random_importance(model))
-    model.set_weights([w + 1 for w in loaded])
-    # It follows the weights no longer.
-    assert_close(si.get_reference().values(), loaded, "reference")
-    fit(model, make_tasks(1)[0], si, epochs=1)
+    move(model)
+    # It follows the weights no longer, also not for a new `compile`.
+    for _ in range(2):
+        assert_equal(si.get_importance(), random_importance(model))
+        assert_equal(si.get_reference().values(), loaded)
+        compile_model(model)
+        si.set_model(model)
+    fit(model, task, si, epochs=1)
 
 
 def test_task_of_one_step_is_no_mistake_where_importance_is_added():
-    si = SICallback(consolidate=None)
-    model = compile_model(make_model())
-    x, y = make_tasks(1)[0]
+    model, si, (x, y), _ = begin(consolidate=None)
     model.fit(x, y, batch_size=len(x), callbacks=[si], verbose=0)
     si.add_importance(random_importance(model))  # warnings are errors
     model.fit(x, y, batch_size=len(x), callbacks=[si], verbose=0)
     with pytest.warns(UserWarning, match="one optimizer step"):
         si.consolidate()
-
-
-def test_new_compile_keeps_added_importance():
-    model, *_ = trained()
-    si = protect(model)
-    reference = si.get_reference()
-    compile_model(model)
-    model.set_weights([w + 1 for w in model.get_weights()])
-    si.set_model(model)
-    assert_equal(si.get_importance(), random_importance(model))
-    assert_equal(si.get_reference(), reference)
 
 
 def test_adding_importance_without_a_model_is_refused():
@@ -775,16 +740,14 @@ def test_adding_importance_without_a_model_is_refused():
 def test_importance_that_does_not_fit_is_refused_and_nothing_changed(
     entries, message
 ):
-    model, *_ = trained()
+    model, *_ = begin()
     si = protect(model)
     before = si.get_importance()
-    model.set_weights([w + 1 for w in model.get_weights()])
+    move(model)
+    if entries and isinstance(entries, dict):
+        entries = random_importance(model) | entries
     with pytest.raises(ValueError, match=message):
-        si.add_importance(
-            random_importance(model) | entries
-            if isinstance(entries, dict) and entries
-            else entries
-        )
+        si.add_importance(entries)
     assert_equal(si.get_importance(), before)
     reference = si.get_reference()[BIAS]
     assert np.all(reference != keras.ops.convert_to_numpy(model.weights[1]))
@@ -792,16 +755,28 @@ def test_importance_that_does_not_fit_is_refused_and_nothing_changed(
 
 @pytest.mark.parametrize("scale", [-1, np.nan, np.inf, True, "1", None, 1e300])
 def test_bad_scale_is_refused(scale):
-    model, *_ = trained()
+    model, *_ = begin()
     with pytest.raises(ValueError, match="finite number"):
         protect(model, scale=scale)
 
 
-def test_importance_of_excluded_variables_is_refused():
-    model, first, _ = trained()
+def test_paths_that_are_not_tracked_are_refused_with_the_way_out(tmp_path):
+    """Of a loaded model, or excluded: rename them, or leave them out.
+
+    Keras drops the name of a `Sequential` from the paths within.
+    """
+    model, (x, _), _ = trained()
+    importance = estimate(model, x)
+    si = SICallback()
+    si.set_model(reloaded(model, tmp_path))
+    with pytest.raises(ValueError, match="rename with `dict"):
+        si.add_importance(importance)
+    values = importance.values()
+    si.add_importance(dict(zip(si.get_importance(), values, strict=True)))
+    assert_close(si.get_importance().values(), values, "importance")
+
     si = SICallback(exclude="dense_0")
     si.set_model(model)
-    importance = estimate(model, first[0])
     with pytest.raises(ValueError, match="Leave out what is frozen"):
         si.add_importance(importance)
     kept = si.get_importance()

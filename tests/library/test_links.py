@@ -4,13 +4,16 @@ import keras
 import numpy as np
 import pytest
 from helpers import (
+    assert_near,
     compile_eagerly,
     compile_model,
     fit,
+    learned,
     make_model,
     make_tasks,
     other_weights,
     penalty_of_now,
+    sgd,
     task_loss_of_now,
 )
 
@@ -24,10 +27,8 @@ MOVED = pytest.mark.filterwarnings("ignore:.*no step of theirs was heard")
 @pytest.mark.parametrize("new", [False, True], ids=["same", "new"])
 def test_first_steps_loss_has_the_penalty_of_weights_and_strength_set(new):
     """c * 54 weights * 1 * 0.1^2; a step moves nothing."""
-    first, second = make_tasks(2)
-    model = compile_model(make_model(), keras.optimizers.SGD(1e-12))
-    si = SICallback(strength=1.0, consolidate=None)
-    fit(model, first, si, epochs=1)
+    settings = {"strength": 1.0, "consolidate": None}
+    model, si, _, second = learned(sgd(1e-12), compile_model, **settings)
     model.optimizer.state.importances[0].assign(
         np.ones_like(model.get_weights()[0])
     )
@@ -47,20 +48,13 @@ def test_first_steps_loss_has_the_penalty_of_weights_and_strength_set(new):
 
 
 def test_strength_set_between_two_steps_is_in_the_next_ones_loss():
-    model = compile_model(make_model())
-    si = SICallback(strength=1.0, consolidate=None)
-    si.set_model(model)
-    x, y = make_tasks(1)[0]
-    for _ in range(2):
-        for _ in range(2):
-            model.train_on_batch(x, y)
-        si.consolidate()
-    model.train_on_batch(x, y)
+    model, si, task, _ = learned(compile=compile_model)
+    model.train_on_batch(*task)
     si.strength = 50.0
     penalty = penalty_of_now(model, si)
-    expected = task_loss_of_now(model, x, y) + penalty
+    expected = task_loss_of_now(model, *task) + penalty
     model.reset_metrics()  # Keras 3.10 does not do it.
-    np.testing.assert_allclose(model.train_on_batch(x, y), expected, 1e-5)
+    np.testing.assert_allclose(model.train_on_batch(*task), expected, 1e-5)
     assert penalty > 1e-3
 
 
@@ -80,10 +74,7 @@ def test_evaluate_has_the_penalty_of_now_until_detach(run_eagerly):
         assert penalty > 1e-3
         if not TASK_ALONE or run_eagerly:
             expected += penalty
-        for loss in (
-            model.evaluate(x, y, **test),
-            model.test_on_batch(x, y),
-        ):
+        for loss in model.evaluate(x, y, **test), model.test_on_batch(x, y):
             np.testing.assert_allclose(loss, expected, rtol=1e-5)
     si.detach()
     expected = task_loss_of_now(model, x, y)
@@ -108,20 +99,15 @@ def test_validation_loss_has_the_penalty_of_the_epochs_end():
 @MOVED
 def test_fit_without_the_callback_after_a_new_compile_is_a_plain_one():
     """SI is in the optimizer, which `compile` replaces. Its state waits."""
-    first, second = make_tasks(2)
-    model = compile_model(make_model())
-    si = SICallback(strength=5.0)
-    fit(model, first, si)
+    model, si, _, second = learned(compile=compile_model, strength=5.0)
     weights = other_weights(model)
     ends = []
     for each in (model, make_model()):
         each.set_weights(weights)
-        compile_model(each, keras.optimizers.SGD(0.1))
-        fit(each, second)
+        fit(compile_model(each, sgd()), second)
         ends.append(each.get_weights())
-    for with_si, plain in zip(*ends, strict=True):
-        np.testing.assert_allclose(with_si, plain, rtol=1e-4, atol=1e-6)
-    compile_model(model, keras.optimizers.SGD(1e-12))
+    assert_near(*ends, rtol=1e-4, atol=1e-6)
+    compile_model(model, sgd(1e-12))
     expected = task_loss_of_now(model, *second)
     if not TASK_ALONE:  # there steps know the penalty from SI alone
         expected += penalty_of_now(model, si)
@@ -134,10 +120,7 @@ def test_fit_without_the_callback_after_a_new_compile_is_a_plain_one():
 @MOVED
 @pytest.mark.parametrize("compiled_again", [False, True])
 def test_variables_no_longer_tracked_are_not_in_the_loss(compiled_again):
-    first, (x, y) = make_tasks(2)
-    model = compile_eagerly(make_model(), keras.optimizers.SGD(0.1))
-    si = SICallback()
-    fit(model, first, si)
+    model, si, _, second = learned(sgd())
     before = si.get_importance()
     if compiled_again:
         compile_eagerly(model)
@@ -147,17 +130,15 @@ def test_variables_no_longer_tracked_are_not_in_the_loss(compiled_again):
     narrow.set_model(model)
     (path,) = narrow.get_importance()
     np.testing.assert_array_equal(narrow.get_importance()[path], before[path])
-    assert [
+    linked = {
         v.path
         for v in model.trainable_variables
         if isinstance(v.regularizer, SIRegularizer)
-    ] == [path]
-    logs = fit(model, (x, y), narrow, epochs=1).history
-    np.testing.assert_allclose(
-        logs["loss"][0] - logs["si_penalty"][0],
-        task_loss_of_now(model, x, y),
-        rtol=1e-5,
-    )
+    }
+    assert linked == {path}
+    logs = fit(model, second, narrow, epochs=1).history
+    loss = logs["loss"][0] - logs["si_penalty"][0]
+    np.testing.assert_allclose(loss, task_loss_of_now(model, *second), 1e-5)
     assert logs["si_penalty"][0] > 1e-3
 
 

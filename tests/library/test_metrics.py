@@ -30,24 +30,20 @@ def test_average_accuracy_ignores_the_tasks_not_met_yet():
     assert metrics.average_accuracy(full, after=1) == pytest.approx(0.65)
 
 
-def test_backward_transfer_and_forgetting():
-    assert metrics.backward_transfer(THREE) == pytest.approx(-0.2)
-    assert metrics.forgetting(THREE) == pytest.approx(0.2)
-
-
-def test_forgetting_looks_for_the_best_row_not_the_first():
-    # Task 0 peaks after task 1: (0.8 - 0.3 + 0.6 - 0.4) / 2 = 0.35, while
-    # BWT compares with the diagonal: (0.3 - 0.5 + 0.4 - 0.6) / 2 = -0.2.
-    accuracy = [[0.5, NAN, NAN], [0.8, 0.6, NAN], [0.3, 0.4, 0.9]]
-    assert metrics.forgetting(accuracy) == pytest.approx(0.35)
-    assert metrics.backward_transfer(accuracy) == pytest.approx(-0.2)
-
-
-def test_forgetting_leaves_the_last_row_out_and_is_not_clipped():
-    # The last task improved task 0 from 0.5 to 0.9.
-    accuracy = [[0.5, NAN], [0.9, 0.7]]
-    assert metrics.forgetting(accuracy) == pytest.approx(-0.4)
-    assert metrics.backward_transfer(accuracy) == pytest.approx(0.4)
+@pytest.mark.parametrize(
+    ("accuracy", "transfer", "forgetting"),
+    [
+        (THREE, -0.2, 0.2),
+        # The best row of task 0 is that after task 1: (0.8 - 0.3 + 0.6 - 0.4)
+        # / 2, while BWT takes the diagonal: (0.3 - 0.5 + 0.4 - 0.6) / 2.
+        ([[0.5, NAN, NAN], [0.8, 0.6, NAN], [0.3, 0.4, 0.9]], -0.2, 0.35),
+        # The last row is left out, and nothing clipped: 0.5 became 0.9.
+        ([[0.5, NAN], [0.9, 0.7]], 0.4, -0.4),
+    ],
+)
+def test_backward_transfer_and_forgetting(accuracy, transfer, forgetting):
+    assert metrics.backward_transfer(accuracy) == pytest.approx(transfer)
+    assert metrics.forgetting(accuracy) == pytest.approx(forgetting)
 
 
 def test_forward_transfer():
@@ -86,28 +82,26 @@ def test_a_matrix_that_is_not_square_is_refused(accuracy):
         metrics.average_accuracy(accuracy)
 
 
-def test_infinity_is_refused():
-    with pytest.raises(ValueError, match="finite"):
-        metrics.forgetting([[np.inf, NAN], [0.1, 0.2]])
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_what_was_not_measured_is_not_averaged_over(metric):
     with pytest.raises(ValueError, match="not measured.*position"):
         metric([[0.9, NAN], [NAN, 0.8]])
 
 
-def test_forward_transfer_needs_tasks_measured_before_they_are_learned():
-    with pytest.raises(ValueError, match="upper diagonal"):
-        metrics.forward_transfer(THREE, [0.1, 0.1, 0.1])
-
-
-def test_forward_transfer_needs_a_baseline_for_every_task():
-    with pytest.raises(ValueError, match=r"shape \(3,\).*shape \(2,\)"):
-        metrics.forward_transfer(THREE, [0.1, 0.1])
-
-
-@pytest.mark.parametrize("after", [3, -1])
-def test_after_must_be_a_task(after):
-    with pytest.raises(ValueError, match="from 0 to 2"):
-        metrics.average_accuracy(THREE, after=after)
+@pytest.mark.parametrize(
+    ("metric", "arguments", "message"),
+    [
+        (metrics.forgetting, ([[np.inf, NAN], [0.1, 0.2]],), "finite"),
+        (metrics.forward_transfer, (THREE, [0.1] * 3), "upper diagonal"),
+        (
+            *(metrics.forward_transfer, (THREE, [0.1, 0.1])),
+            r"shape \(3,\).*shape \(2,\)",
+        ),
+        (metrics.average_accuracy, (THREE, 3), "from 0 to 2"),
+        (metrics.average_accuracy, (THREE, -1), "from 0 to 2"),
+        (metrics.average_accuracy, (THREE, True), "index of a task"),
+    ],
+)
+def test_bad_argument_is_refused(metric, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        metric(*arguments)

@@ -4,9 +4,13 @@ Its nets and optimizers have Keras for an independent witness, in
 test_parity.py. What a wrong oracle could share with a wrong keras_si is here.
 """
 
+import functools
+
 import numpy as np
 import pytest
-from reference_si import SGD, Network, ReferenceSI, fit, random_weights
+from reference_si import SGD, Network, ReferenceSI
+
+RELU = functools.partial(np.maximum, 0.0)
 
 
 class Scripted:
@@ -88,10 +92,6 @@ def test_two_tasks_on_one_weight():
     assert si.penalty() == 0.0
 
 
-def at_least_0(weights):
-    return np.maximum(weights, 0.0)
-
-
 @pytest.mark.parametrize(
     ("optimizer", "weight", "gradients", "after", "omega"),
     [
@@ -103,7 +103,7 @@ def at_least_0(weights):
         # Decoupled decay: 2 - 2 * 0.5 * 0.1 - 0.1 * 3, a step of -0.4.
         (SGD(0.1, weight_decay=0.5), 2.0, [3.0], 1.6, 1.2),
         # 0.05 - 0.1 is cut to 0, a step of -0.05.
-        (SGD(0.1, project=at_least_0), 0.05, [1.0], 0.0, 0.05),
+        (SGD(0.1, project=[RELU]), 0.05, [1.0], 0.0, 0.05),
     ],
     ids=["momentum", "clipping", "weight decay", "constraint"],
 )
@@ -114,15 +114,6 @@ def test_path_integral_sees_the_real_step_and_the_whole_gradient(
     run(si, *gradients)
     close(si.weights, [after])
     close(si.path_integral, [omega])
-
-
-def test_clipping_acts_on_the_total_gradient():
-    # Penalty gradient 2 * 0.5 * 3 * (2 - 0) = 6, total 5, clipped to 4.
-    si = scripted(SGD(0.25, clipvalue=4.0), weights=[2.0], strength=0.5)
-    si.importance, si.reference = [np.array([3.0])], [np.zeros(1)]
-    run(si, -1.0)
-    close(si.weights, [1.0])
-    close(si.path_integral, [-1.0])  # -(-1) * (1 - 2)
 
 
 def test_l2_belongs_to_the_task():
@@ -159,16 +150,6 @@ def test_importance_is_rectified_as_a_running_sum():
     close(si.reference, [1.0, 1.0, 1.0, 1.0])
 
 
-def test_penalty_and_its_gradient():
-    # 0.5 * (4 * 1**2 + 1 * (-3)**2 + 2 * 0.5**2) = 0.5 * 13.5, no other 1/2.
-    weights = [np.array([1.0, -2.0]), np.array([[0.5]])]
-    si = ReferenceSI(Scripted(), weights, SGD(), 0.5, 0.1)
-    si.importance = [np.array([4.0, 1.0]), np.array([[2.0]])]
-    si.reference = [np.array([0.0, 1.0]), np.array([[0.0]])]
-    assert si.penalty() == 6.75
-    close(si.penalty_gradients(), [4.0, -3.0, 1.0])
-
-
 def test_untracked_weights_are_trained_but_carry_no_state():
     si = scripted(
         SGD(0.1), weights=[1.0, 2.0], strength=1.0, tracked=[False, True]
@@ -185,51 +166,19 @@ def test_untracked_weights_are_trained_but_carry_no_state():
     close(si.weights, [-0.5, 0.7])
 
 
-def test_accumulation_takes_the_mean_gradient_at_every_second_batch():
-    # Micro-batch gradients 1 and 3: mean 2, a step of -0.2, omega = 0.4.
-    si = scripted(SGD(0.1), accumulation=2)
-    run(si, 1.0)
-    close(si.weights, [0.0])
-    close(si.path_integral, [0.0])
-    run(si, 3.0)
-    close(si.weights, [-0.2])
-    close(si.path_integral, [0.4])
-    # The buffer starts empty again: mean of 0 and 2.
-    run(si, 0.0, 2.0)
-    close(si.weights, [-0.3])
-    close(si.path_integral, [0.5])
-
-
 def test_accumulation_means_the_total_gradient_then_clips():
-    # Penalty gradient 2 * 0.5 * 3 * 2 = 6 on both micro-batches; totals 3 and
-    # 9, mean 6, clipped to 5.  (Clipped one by one: (3 + 5) / 2 = 4.)
-    # omega = -mean(-3, 3) * -1 = 0.
+    # Penalty gradient 2 * 0.5 * 3 * 2 = 6 on both micro-batches; totals 4 and
+    # 10, mean 7, clipped to 5.  (Clipped one by one: (4 + 5) / 2.)
     options = {"weights": [2.0], "strength": 0.5, "accumulation": 2}
     si = scripted(SGD(0.2, clipvalue=5.0), **options)
     si.importance, si.reference = [np.array([3.0])], [np.zeros(1)]
-    run(si, -3.0)
-    assert si.penalty() == 6.0
-    run(si, 3.0)
-    close(si.weights, [1.0])
+    run(si, -2.0)
+    close(si.weights, [2.0])
     close(si.path_integral, [0.0])
-
-
-def test_path_integral_sums_to_the_fall_of_the_task_loss():
-    """Small full-batch steps: sum of omega is the task loss's fall.
-
-    That is so on a second task too, when the penalty bends the path.
-    """
-    network = Network(l2=0.001)
-    si = ReferenceSI(
-        network, random_weights([4, 6, 3], seed=6), SGD(0.005), 0.3, 0.01
-    )
-    for seed in (0, 1):
-        rng = np.random.default_rng(seed)
-        x, y = rng.normal(size=(12, 4)), rng.integers(3, size=12)
-        start = network.loss_and_gradients(si.weights, x, y)[0]
-        fit(si, x, y, batch_size=len(x), epochs=400)
-        fall = start - network.loss_and_gradients(si.weights, x, y)[0]
-        assert fall > 0.05
-        total = sum(np.sum(omega) for omega in si.path_integral)
-        assert total == pytest.approx(fall, rel=0.01)
-        si.consolidate()
+    run(si, 4.0)
+    close(si.weights, [1.0])
+    close(si.path_integral, [1.0])  # -mean(-2, 4) * (1 - 2)
+    # The buffer starts empty again: penalty gradient 3, totals 4 and 3.
+    run(si, 1.0, 0.0)
+    close(si.weights, [0.3])
+    close(si.path_integral, [1.35])

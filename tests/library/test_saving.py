@@ -7,36 +7,29 @@ import keras
 import numpy as np
 import pytest
 from helpers import (
-    CutPower,
-    PowerCut,
     all_state,
     assert_equal,
     assert_near,
+    begin,
+    compile_eagerly,
     finish,
     fit,
+    flat,
+    freeze,
+    interrupt,
+    learned,
     make_model,
     make_tasks,
+    reloaded,
+    sgd,
     start,
+    unfreeze,
 )
-from helpers import compile_eagerly as compile_model
 from helpers import compile_model as compile_traced
 
 from keras_si import SICallback
 
 SKIPPED = "ignore:Skipping variable loading for optimizer"
-
-
-def load(path):
-    """Loads a model; Keras does not save that it runs eagerly."""
-    model = keras.models.load_model(path)
-    model.run_eagerly = keras.backend.backend() == "tensorflow"
-    return model
-
-
-def saved(model, tmp_path):
-    """Returns what a file of the model makes of it."""
-    model.save(tmp_path / "model.keras")
-    return load(tmp_path / "model.keras")
 
 
 def continued(model):
@@ -46,11 +39,9 @@ def continued(model):
     return si
 
 
-def middle_of_a_task(*callbacks, compile_model=compile_model):
-    first, second, _ = make_tasks()
-    model = compile_model(make_model())
-    fit(model, first, SICallback(strength=1.0))
-    si = SICallback(strength=1.0, consolidate=None)
+def middle_of_a_task(*callbacks, compile=compile_eagerly):
+    model, _, _, second = learned(compile=compile)
+    si = continued(model)
     fit(model, second, si, *callbacks, epochs=1)
     return model, si
 
@@ -62,7 +53,7 @@ def middle_of_a_task(*callbacks, compile_model=compile_model):
 def test_loaded_model_continues_its_task_bit_for_bit(tmp_path, policy):
     keras.config.set_dtype_policy(policy)
     model, si = middle_of_a_task()
-    loaded = saved(model, tmp_path)
+    loaded = reloaded(model, tmp_path)
     again = continued(loaded)
     assert np.abs(next(iter(again.get_path_integral().values()))).max() > 0
     assert_equal(all_state(si), all_state(again))
@@ -78,38 +69,26 @@ def test_model_saved_within_a_compiled_fit_has_the_state_of_that_moment(
 ):
     path = tmp_path / "model.keras"
     save = keras.callbacks.ModelCheckpoint(path)
-    model, si = middle_of_a_task(save, compile_model=compile_traced)
+    model, si = middle_of_a_task(save, compile=compile_traced)
     loaded = keras.models.load_model(path)
     assert_equal(all_state(si), all_state(continued(loaded)))
     assert_equal(model.get_weights(), loaded.get_weights())
 
 
 def test_task_that_has_ended_is_saved_as_ended(tmp_path):
-    first, second, _ = make_tasks()
-    model, si = compile_model(make_model()), SICallback(strength=1.0)
-    fit(model, first, si)
-    loaded, again = saved(model, tmp_path), SICallback(strength=1.0)
+    model, si, _, second = learned(strength=1.0)
+    loaded, again = reloaded(model, tmp_path), SICallback(strength=1.0)
     logs, other_logs = fit(model, second, si), fit(loaded, second, again)
     assert logs.history == other_logs.history
     assert_equal(all_state(si), all_state(again))
 
 
-def test_weights_alone_have_the_state_too(tmp_path):
-    model, si = middle_of_a_task()
-    path = tmp_path / "model.weights.h5"
-    model.save_weights(path)
-    other = compile_model(make_model())
-    again = continued(other)
-    other.load_weights(path)
-    assert_equal(all_state(si), all_state(again))
-
-
 def test_loaded_optimizer_has_the_settings_of_the_saved_one(tmp_path):
-    model = compile_model(make_model())
-    si = SICallback(2.0, damping=0.3, consolidate=5, include="kernel")
+    settings = {"damping": 0.3, "consolidate": 5, "include": "kernel"}
+    model, si, *_ = begin(**settings)
     si.set_model(model)
     si.strength = 3.0
-    config = saved(model, tmp_path).optimizer.get_config()
+    config = reloaded(model, tmp_path).optimizer.get_config()
     assert config["strength"] == 3.0
     assert config["damping"] == 0.3
     assert config["consolidate_every"] == 5
@@ -133,7 +112,7 @@ def test_loading_needs_nothing_but_the_import(tmp_path):
 def test_model_saved_after_detach_is_as_if_si_had_never_been_there(tmp_path):
     model, si = middle_of_a_task()
     si.detach()
-    loaded = saved(model, tmp_path)
+    loaded = reloaded(model, tmp_path)
     assert isinstance(loaded.optimizer, keras.optimizers.Adam)
     task = make_tasks()[1]
     assert fit(model, task).history == fit(loaded, task).history
@@ -141,8 +120,7 @@ def test_model_saved_after_detach_is_as_if_si_had_never_been_there(tmp_path):
 
 def test_new_compile_after_loading_keeps_the_state(tmp_path):
     model, si = middle_of_a_task()
-    loaded = saved(model, tmp_path)
-    compile_model(loaded, keras.optimizers.SGD(0.1))
+    loaded = compile_eagerly(reloaded(model, tmp_path), sgd())
     assert_equal(all_state(si), all_state(continued(loaded)))
     x, y = make_tasks()[2]
     np.testing.assert_allclose(
@@ -150,39 +128,31 @@ def test_new_compile_after_loading_keeps_the_state(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "compile_model", [compile_model, compile_traced], ids=["eager", "traced"]
-)
+@pytest.mark.parametrize("compile", [compile_eagerly, compile_traced])
 def test_loaded_model_pays_the_penalty_before_a_callback_sees_it(
-    tmp_path, compile_model
+    tmp_path, compile
 ):
-    model, si = middle_of_a_task(compile_model=compile_model)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    loaded.run_eagerly = model.run_eagerly
-    assert sum(w.max() for w in si.get_importance().values()) > 1e-3
-    x, y = make_tasks()[2]
-    loaded.evaluate(x, y, verbose=0)
+    model, si = middle_of_a_task(compile=compile)
+    loaded = reloaded(model, tmp_path)
+    assert flat(si.get_importance()).max() > 1e-3
+    task = make_tasks()[2]
+    loaded.evaluate(*task, verbose=0)
     for each in (model, loaded):
-        fit(each, (x, y))
+        fit(each, task)
     assert_near(model.get_weights(), loaded.get_weights())
-    assert_near(
-        si.get_path_integral(),
-        continued(loaded).get_path_integral(),
-        rtol=1e-4,
-    )
+    mine, other = (each.get_path_integral() for each in (si, continued(loaded)))
+    assert_near(mine, other, rtol=1e-4)
 
 
 def test_fit_on_a_model_loaded_in_the_middle_of_a_task_says_so(tmp_path):
-    first, second, _ = make_tasks()
-    model = compile_model(make_model())
-    save = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
-    fit(model, first, SICallback(), save)
-    loaded = load(tmp_path / "model.keras")
+    model, si, first, second = begin()
+    path = tmp_path / "model.keras"
+    fit(model, first, si, keras.callbacks.ModelCheckpoint(path))
+    loaded = keras.models.load_model(path)
     with pytest.warns(UserWarning, match="saved within it.*continues"):
         fit(loaded, second, SICallback())
     # By hand, the task that the file was in the middle of ends first.
-    loaded = load(tmp_path / "model.keras")
+    loaded = keras.models.load_model(path)
     si = SICallback()
     si.set_model(loaded)
     si.consolidate()
@@ -197,8 +167,7 @@ def model_and_callback(accumulation, consolidate):
     optimizer = keras.optimizers.Adam(
         1e-2, gradient_accumulation_steps=accumulation
     )
-    model = compile_model(make_model(), optimizer)
-    return model, SICallback(strength=1.0, consolidate=consolidate)
+    return begin(optimizer, strength=1.0, consolidate=consolidate)[:2]
 
 
 @functools.cache
@@ -211,19 +180,18 @@ def undisturbed(accumulation, consolidate):
 
 # 22 examples: an epoch has three batches.
 @pytest.mark.parametrize(
-    ("crash", "backup_first", "accumulation", "consolidate"),
+    ("epoch", "batch", "backup_first", "accumulation", "consolidate"),
     [
-        ((2, None), True, None, "train_end"),
-        ((2, None), False, None, "train_end"),
-        ((1, 1), False, None, "train_end"),
-        ((2, None), True, None, "epoch_end"),
+        (2, None, True, None, "train_end"),
+        (1, 1, False, None, "train_end"),
+        (2, None, True, None, "epoch_end"),
         # A batch is left over at the end of the epoch that is restored.
-        ((1, 1), False, 2, "epoch_end"),
+        (1, 1, False, 2, "epoch_end"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*had one optimizer step")
 def test_backup_restored_after_a_crash_ends_as_an_undisturbed_run(
-    tmp_path, crash, backup_first, accumulation, consolidate
+    tmp_path, epoch, batch, backup_first, accumulation, consolidate
 ):
     def callbacks(si):
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
@@ -233,8 +201,8 @@ def test_backup_restored_after_a_crash_ends_as_an_undisturbed_run(
     model, si = model_and_callback(accumulation, consolidate)
     fit(model, first, si)
     si.get_importance()
-    with pytest.raises(PowerCut):
-        fit(model, second, *callbacks(si), CutPower(*crash), epochs=4)
+    crash = {"epoch": epoch, "batch": batch}
+    interrupt(model, second, *callbacks(si), **crash, epochs=4)
     # A new process.
     model, si = model_and_callback(accumulation, consolidate)
     fit(model, second, *callbacks(si), epochs=4)
@@ -255,21 +223,18 @@ def test_backup_within_an_epoch_begins_it_again_from_the_step_it_is_of(
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "a", save_freq=2)
 
-    (x, y), *_ = make_tasks(1)
-    model = compile_model(make_model())
+    model, si, (x, y), _ = begin()
     # Saved after the first, third, ... step of epoch 1.
-    with pytest.raises(PowerCut):
-        fit(model, (x, y), SICallback(), backup(), CutPower(1, 1), epochs=3)
-    model = compile_model(make_model())
-    si = SICallback(consolidate=None)
+    interrupt(model, (x, y), si, backup(), epoch=1, batch=1, epochs=3)
+    model, si, *_ = begin(consolidate=None)
     fit(model, (x, y), si, backup(), epochs=3)
 
     keras.utils.set_random_seed(7)
-    expected, expected_si = compile_model(make_model()), SICallback()
+    expected, expected_si, *_ = begin()
     expected_si.set_model(expected)
     for epoch in ((0, 8, 16), (0,), (0, 8, 16), (0, 8, 16)):
-        for begin in epoch:
-            batch = slice(begin, begin + 8)
+        for offset in epoch:
+            batch = slice(offset, offset + 8)
             expected.train_on_batch(x[batch], y[batch])
     assert_equal(all_state(si), all_state(expected_si))
     assert_equal(model.get_weights(), expected.get_weights())
@@ -279,56 +244,44 @@ def test_backup_within_an_epoch_begins_it_again_from_the_step_it_is_of(
 
 
 def test_importance_of_frozen_layers_is_in_the_file(tmp_path):
-    first, second, _ = make_tasks()
-    model = compile_model(make_model())
-    si = SICallback(strength=1.0)
-    fit(model, first, si)
-    before = si.get_importance()
-    model.layers[0].trainable = False
-    compile_model(model)
-    fit(model, second, si)
+    model, si, _, second = learned()
+    before = [*si.get_importance().values()]
+    fit(freeze(model), second, si)
     assert len(si.get_importance()) == 4
     for _ in range(2):  # saved, loaded, and once more, still frozen
-        model = compile_model(saved(model, tmp_path))
-        si = SICallback(strength=1.0)
+        model = compile_eagerly(reloaded(model, tmp_path))
+        si = SICallback()
         si.set_model(model)
-    model.layers[0].trainable = True
-    compile_model(model)
-    si.set_model(model)
-    after = si.get_importance()
+    si.set_model(unfreeze(model))
+    after = [*si.get_importance().values()]
     assert len(after) == 6
-    for a, b in list(zip(before.values(), after.values()))[:2]:
-        np.testing.assert_array_equal(a, b)
-        assert a.max() > 1e-3
-    np.testing.assert_array_equal(
-        list(si.get_reference().values())[0], model.get_weights()[0]
-    )
+    assert_equal(after[:2], before[:2])
+    assert before[0].max() > 1e-3 and before[1].max() > 1e-3
+    reference, *_ = si.get_reference().values()
+    np.testing.assert_array_equal(reference, model.get_weights()[0])
 
 
 def test_saving_with_layers_frozen_since_compile_is_warned_of(tmp_path):
-    model, task = compile_model(make_model()), make_tasks(1)[0]
-    si = SICallback()
-    fit(model, task, si)
+    model, si, *_ = learned()
     model.layers[0].trainable = False
     with pytest.warns(UserWarning, match="frozen after the model was compiled"):
         model.save(tmp_path / "model.keras")
-    compile_model(model)
-    si.set_model(model)
-    assert not saved(model, tmp_path).layers[0].trainable  # without a warning
+    si.set_model(compile_eagerly(model))
+    loaded = reloaded(model, tmp_path)  # without a warning
+    assert not loaded.layers[0].trainable
 
 
 def test_lora_that_keras_merges_pays_no_penalty_in_a_loaded_model(tmp_path):
-    first, second, _ = make_tasks()
+    first, second = make_tasks(2)
     model = make_model()
     model.layers[0].enable_lora(2)
-    compile_model(model)
     si = SICallback(strength=5.0)
-    fit(model, first, si)
+    fit(compile_eagerly(model), first, si)
     lora = [i for i, p in enumerate(si.get_importance()) if "lora_" in p]
     before = list(si.get_importance().values())
     assert len(lora) == 2 and max(before[i].max() for i in lora) > 1e-4
     with pytest.warns(UserWarning, match="merges LoRA.*lora_kernel_a"):
-        loaded = saved(model, tmp_path)
+        loaded = reloaded(model, tmp_path)
     again = SICallback(strength=5.0)
     again.set_model(loaded)
     assert float(sum(loaded.losses)) == 0
@@ -338,21 +291,27 @@ def test_lora_that_keras_merges_pays_no_penalty_in_a_loaded_model(tmp_path):
     fit(loaded, second, again)
 
 
-# State that does not fit.
+# Weights alone, and state that does not fit.
 
 
-def test_weights_of_another_choice_of_variables_are_refused(tmp_path):
-    model, _ = middle_of_a_task()
+def test_weights_have_the_state_for_another_model_with_the_same_variables(
+    tmp_path,
+):
+    model, si = middle_of_a_task()
     path = tmp_path / "model.weights.h5"
     model.save_weights(path)
-    other = compile_model(make_model())
-    si = SICallback(include="dense_0")
-    si.set_model(other)
+    other = compile_eagerly(make_model())
+    again = continued(other)
+    other.load_weights(path)
+    assert_equal(all_state(si), all_state(again))
+
+    other, narrow, *_ = begin(include="dense_0")
+    narrow.set_model(other)
     before = other.get_weights()
     with pytest.raises(ValueError, match="SI state does not fit.*dense"):
         other.load_weights(path)
     assert_equal(other.get_weights(), before)
-    si.detach()
+    narrow.detach()
     assert "load_weights" not in vars(other)
 
 
@@ -365,8 +324,8 @@ def test_weights_of_another_choice_of_variables_are_refused(tmp_path):
     ],
 )
 def test_array_that_does_not_fit_is_named_and_nothing_is_loaded(array, message):
-    model = compile_model(make_model())
-    SICallback(include="dense_[01]/").set_model(model)
+    model, si, *_ = begin(include="dense_[01]/")
+    si.set_model(model)
     optimizer = model.optimizer
     stored = {}
     optimizer.save_own_variables(stored)
@@ -400,17 +359,17 @@ def test_weights_without_si_state_are_loaded_with_a_warning(
     tmp_path, source, used
 ):
     """As in k-fold loops that put the first weights back."""
-    first, second, _ = make_tasks()
+    model, si, first, second = begin()
     plain = make_model()
     if source != "uncompiled":
-        compile_model(plain)
+        compile_eagerly(plain)
     if source == "fitted":
         fit(plain, second)
     plain.save_weights(tmp_path / "plain.weights.h5")
-    model, si = compile_model(make_model()), SICallback()
-    si.set_model(model)
     if used:
         fit(model, first, si)
+    else:
+        si.set_model(model)
     importance = [a.copy() for a in si.get_importance().values()]
     with pytest.warns(UserWarning, match="no state of SI in what was loaded"):
         model.load_weights(tmp_path / "plain.weights.h5")
@@ -422,28 +381,24 @@ def test_weights_without_si_state_are_loaded_with_a_warning(
 @pytest.mark.filterwarnings(SKIPPED)
 @pytest.mark.parametrize("kind", ["int8", "float8"])
 def test_quantized_model_is_loaded_without_si_state(tmp_path, kind):
-    model = compile_model(make_model())
-    fit(model, make_tasks(1)[0], SICallback())
-    x = make_tasks(1)[0][0]
+    model, _, (x, _), _ = learned()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.quantize(kind)
         expected = model.predict(x, verbose=0)
         model.save(tmp_path / "model.keras")
     with pytest.warns(UserWarning, match="SI state was not restored"):
-        loaded = load(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
     assert_near(loaded.predict(x, verbose=0), expected, atol=1e-6)
 
 
 def test_h5_file_is_loaded_without_si_state(tmp_path):
-    model = compile_model(make_model())
-    task = make_tasks(1)[0]
-    fit(model, task, SICallback())
+    model, _, task, _ = learned()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save(tmp_path / "model.h5")
     # Keras logs that the optimizer is a new one.
     loaded = keras.models.load_model(tmp_path / "model.h5")
     assert_equal(model.get_weights(), loaded.get_weights())
-    compile_model(loaded)  # which Keras needs by itself, too
+    compile_eagerly(loaded)  # which Keras needs by itself, too
     fit(loaded, task, SICallback())
