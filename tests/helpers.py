@@ -81,6 +81,18 @@ def compile_eagerly(model, optimizer=None, **kwargs):
     return compile_model(model, optimizer, **{"run_eagerly": eager, **kwargs})
 
 
+def towers():
+    """Returns a model in which two layers have one path."""
+    inputs = keras.Input((SIZES[0],))
+    parts = [
+        keras.Model(inputs, keras.layers.Dense(4, name="dense")(inputs))
+        for _ in range(2)
+    ]
+    both = keras.layers.Concatenate()([part(inputs) for part in parts])
+    head = keras.layers.Dense(3, name="head")(both)
+    return compile_eagerly(keras.Model(inputs, head))
+
+
 def fit(model, task, *callbacks, epochs=2, **kwargs):
     """Trains `model` on one task in its order, and returns the `History`."""
     x, y = task

@@ -17,26 +17,32 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from helpers import compile_model, fit, make_model, make_tasks
+from helpers import (
+    DAMPING,
+    STRENGTH,
+    compile_model,
+    fit,
+    make_model,
+    make_tasks,
+    sgd,
+)
 
 from keras_si import SICallback
 
 EXAMPLES_FOLDER = pathlib.Path(__file__).parents[2] / "examples"
-STRENGTH, DAMPING, EXAMPLES, L2 = 0.7, 0.05, 24, 0.03
+EXAMPLES, L2 = 24, 0.03
 CASES = {
     # Clipping is of the sum over replicas; L2 is part of the task's loss.
-    "clipped": (lambda: keras.optimizers.Adam(1e-2, clipnorm=0.1), {}),
+    "clipped": (lambda: keras.optimizers.Adam(1e-2, clipnorm=0.1), "train_end"),
     "every_two_steps": (
-        lambda: keras.optimizers.LossScaleOptimizer(
-            keras.optimizers.SGD(0.05, momentum=0.9)
-        ),
-        {"consolidate": 2},
+        lambda: keras.optimizers.LossScaleOptimizer(sgd(0.05, momentum=0.9)),
+        2,
     ),
 }
 CASES_OF = {
     "mirrored": CASES,
     "multiworker": ["clipped"],
-    "data-parallel": ["clipped", "every_two_steps"],
+    "data-parallel": CASES,
     "model-parallel": ["clipped"],
 }
 
@@ -84,7 +90,7 @@ def assert_sharded(model):
 
 def make(case, kind):
     """Returns a compiled model and its callback."""
-    make_optimizer, options = CASES[case]
+    make_optimizer, consolidate = CASES[case]
     keras.utils.set_random_seed(7)
     model = make_model(
         regularizer=keras.regularizers.L2(L2), sizes=(6, 9, 8, 3)
@@ -95,17 +101,17 @@ def make(case, kind):
 
         model = MultiWorkerModel([keras.Input((6,)), *model.layers])
     compile_model(model, make_optimizer())
-    return model, SICallback(STRENGTH, DAMPING, **options)
+    return model, SICallback(STRENGTH, DAMPING, consolidate)
 
 
-class BeforeTheEnd(keras.callbacks.Callback):
-    """Copies omega when `fit` ends, before SI consolidates it."""
+def path_integrals_before_the_end(model, copied):
+    """Has omega copied when a `fit` ends, before SI consolidates it."""
 
-    def on_train_end(self, logs=None):
-        self.path_integral = [
-            keras.ops.convert_to_numpy(v)
-            for v in _si_optimizer(self.model).state.path_integrals
-        ]
+    def copy(logs):
+        omega = _si_optimizer(model).state.path_integrals
+        copied[:] = map(keras.ops.convert_to_numpy, omega)
+
+    return keras.callbacks.LambdaCallback(on_train_end=copy)
 
 
 def not_finite(model, si):
@@ -155,12 +161,12 @@ def main(kind, output):
         else:
             model, si = make(case, kind)
         results = {"before": model.get_weights(), "loss": [], "si_penalty": []}
+        results["path_integral"] = omega = []
+        before_the_end = path_integrals_before_the_end(model, omega)
         for task in make_tasks(examples=EXAMPLES):
-            before = BeforeTheEnd()
-            logs = fit(model, task, si, before).history
+            logs = fit(model, task, si, before_the_end).history
             results["loss"] += logs["loss"]
             results["si_penalty"] += logs["si_penalty"]
-            results["path_integral"] = before.path_integral
         results["weights"] = model.get_weights()
         results["evaluate"] = [model.evaluate(*task, batch_size=8, verbose=0)]
         results["importance"] = list(si.get_importance().values())

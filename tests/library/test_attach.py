@@ -22,6 +22,7 @@ from helpers import (
     only_on,
     reloaded,
     sgd,
+    towers,
     unfreeze,
 )
 from helpers import compile_eagerly as compile_model
@@ -307,19 +308,6 @@ def test_variable_without_gradient_is_left_alone():
     assert si.get_importance()["head/kernel"].max() > 0
 
 
-def towers():
-    """Returns a model in which two layers have one path."""
-
-    inputs = keras.Input((SIZES[0],))
-    parts = [
-        keras.Model(inputs, keras.layers.Dense(4, name="dense")(inputs))
-        for _ in range(2)
-    ]
-    both = keras.layers.Concatenate()([part(inputs) for part in parts])
-    head = keras.layers.Dense(3, name="head")(both)
-    return compile_model(keras.Model(inputs, head))
-
-
 NAMES = [
     *("dense/kernel", "dense/bias", "dense/kernel#2", "dense/bias#2"),
     *("head/kernel", "head/bias"),
@@ -327,8 +315,7 @@ NAMES = [
 
 
 def test_two_variables_with_one_path_have_two_entries():
-    model = towers()
-    si = SICallback()
+    model, si = towers(), SICallback()
     fit(model, make_tasks(1)[0], si)
     for read in (si.get_importance, si.get_path_integral, si.get_reference):
         assert list(read()) == NAMES

@@ -16,26 +16,6 @@ def test_model_save_writes_the_optimizer_of_the_compile_config():
     assert config["loss"]["class_name"] == "SparseCategoricalCrossentropy"
 
 
-def test_train_step_set_on_the_instance_is_the_one_that_runs():
-    layers = [keras.Input((6,)), keras.layers.Dense(3)]
-    model, task = compile_model(keras.Sequential(layers)), make_tasks(1)[0]
-    fit(model, task, epochs=1)
-    called = []
-    original = model.train_step
-
-    def train_step(*args):
-        called.append(True)
-        return original(*args)
-
-    model.train_step = train_step
-    fit(model, task, epochs=1)
-    if keras.backend.backend() != "torch":  # it runs what is there
-        assert not called  # traced before: that is why `retrace` exists
-    backend.retrace(model)
-    fit(model, task, epochs=1)
-    assert called
-
-
 @only_on("jax")
 def test_nnx_is_refused(monkeypatch):
     monkeypatch.setattr(keras.config, "is_nnx_enabled", lambda: True)

@@ -114,14 +114,13 @@ def test_weights_that_are_not_finite_are_not_consolidated_within_an_epoch():
     assert_all_is_finite(si)
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_fit_that_terminates_on_nan_ends_no_task(first):
+def test_fit_that_terminates_on_nan_ends_no_task():
     model, si, _, task = learned(sgd())
     importance, reference = si.get_importance(), si.get_reference()
     weights = model.get_weights()
     stop = keras.callbacks.TerminateOnNaN()
     with pytest.warns(UserWarning, match="NaN or infinite values in the weig"):
-        fit(model, with_a_nan(task), *([si, stop] if first else [stop, si]))
+        fit(model, with_a_nan(task), stop, si)
     for _ in range(2):
         assert_equal(si.get_importance(), importance)
         assert_equal(si.get_reference(), reference)
@@ -240,13 +239,10 @@ def test_head_whose_samples_count_nothing_is_no_other_optimizers():
 # Fits that do not end.
 
 
-@pytest.mark.parametrize("fresh", [False, True], ids=["same", "new"])
-def test_fit_after_an_interrupted_one_says_once_that_it_continues(fresh):
+def test_fit_after_an_interrupted_one_says_once_that_it_continues():
     model, si, first, second = begin()
     interrupt(model, first, si)
     assert flat(si.get_importance()).max() == 0
-    if fresh:
-        si = SICallback()
     with pytest.warns(UserWarning, match="continues that task.*consolidate"):
         fit(model, second, si)
     fit(model, first, si)

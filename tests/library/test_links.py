@@ -60,40 +60,29 @@ def test_strength_set_between_two_steps_is_in_the_next_ones_loss():
 
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_evaluate_has_the_penalty_of_now_until_detach(run_eagerly):
-    """Also where the test function was traced before."""
+    """Also in `val_loss`, and where the test function was traced before."""
     model = compile_model(make_model(), run_eagerly=run_eagerly)
     *tasks, (x, y) = make_tasks()
-    si = SICallback(strength=2.0)
+    si = SICallback(strength=20.0, consolidate=None)
     test = {"batch_size": 8, "verbose": 0}
     model.evaluate(x, y, **test)
     for task in tasks:
-        fit(model, task, si)
-        model.set_weights([w + 0.1 for w in model.get_weights()])
+        logs = fit(model, task, si, validation_data=(x, y)).history
         expected = task_loss_of_now(model, x, y)
         penalty = penalty_of_now(model, si)
-        assert penalty > 1e-3
         if not TASK_ALONE or run_eagerly:
             expected += penalty
-        for loss in model.evaluate(x, y, **test), model.test_on_batch(x, y):
+        for loss in (
+            logs["val_loss"][-1],
+            model.evaluate(x, y, **test),
+            model.test_on_batch(x, y),
+        ):
             np.testing.assert_allclose(loss, expected, rtol=1e-5)
+        si.consolidate()
+    assert penalty > 1e-3
     si.detach()
     expected = task_loss_of_now(model, x, y)
     np.testing.assert_allclose(model.evaluate(x, y, **test), expected, 1e-5)
-
-
-def test_validation_loss_has_the_penalty_of_the_epochs_end():
-    model = compile_model(make_model())
-    *tasks, (x, y) = make_tasks()
-    si = SICallback(strength=20.0, consolidate=None)
-    for task in tasks:
-        logs = fit(model, task, si, validation_data=(x, y)).history
-        penalty = penalty_of_now(model, si)
-        expected = task_loss_of_now(model, x, y)
-        if not TASK_ALONE:
-            expected += penalty
-        np.testing.assert_allclose(logs["val_loss"][-1], expected, rtol=1e-5)
-        si.consolidate()
-    assert penalty > 1e-3
 
 
 @MOVED

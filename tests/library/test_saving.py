@@ -21,7 +21,6 @@ from helpers import (
     make_model,
     make_tasks,
     reloaded,
-    sgd,
     start,
     unfreeze,
 )
@@ -107,25 +106,6 @@ def test_loading_needs_nothing_but_the_import(tmp_path):
     )
     (printed,) = finish([start("-c", code, path)])
     assert printed.split() == ["SIOptimizer", "adam"]
-
-
-def test_model_saved_after_detach_is_as_if_si_had_never_been_there(tmp_path):
-    model, si = middle_of_a_task()
-    si.detach()
-    loaded = reloaded(model, tmp_path)
-    assert isinstance(loaded.optimizer, keras.optimizers.Adam)
-    task = make_tasks()[1]
-    assert fit(model, task).history == fit(loaded, task).history
-
-
-def test_new_compile_after_loading_keeps_the_state(tmp_path):
-    model, si = middle_of_a_task()
-    loaded = compile_eagerly(reloaded(model, tmp_path), sgd())
-    assert_equal(all_state(si), all_state(continued(loaded)))
-    x, y = make_tasks()[2]
-    np.testing.assert_allclose(
-        model.evaluate(x, y, verbose=0), loaded.evaluate(x, y, verbose=0), 1e-6
-    )
 
 
 @pytest.mark.parametrize("compile", [compile_eagerly, compile_traced])
