@@ -143,20 +143,6 @@ def reloaded(model, folder):
     return loaded
 
 
-class SetWeights(keras.callbacks.Callback):
-    """Sets weights at one of the moments of a `fit`, once."""
-
-    def __init__(self, moment, weights):
-        super().__init__()
-        self.weights = weights
-        setattr(self, moment, self.set)
-
-    def set(self, *args, **kwargs):
-        if self.weights is not None:
-            self.model.set_weights(self.weights)
-        self.weights = None
-
-
 class PowerCut(BaseException):
     """No `Exception`, so that nothing but a test catches it."""
 

@@ -7,7 +7,6 @@ from helpers import (
     DAMPING,
     SIZES,
     STRENGTH,
-    SetWeights,
     assert_equal,
     assert_matches_oracle,
     assert_near,
@@ -85,7 +84,7 @@ def test_task_ends_after_the_other_callbacks_end(consolidate):
     left = other_weights(model)
     looking = LambdaCallback(on_train_end=lambda _: si.get_importance())
     histories = [keras.callbacks.History() for _ in range(2)]
-    set_weights = SetWeights("on_train_end", left)
+    set_weights = LambdaCallback(on_train_end=lambda _: model.set_weights(left))
     fit(model, task, histories[0], si, looking, set_weights, histories[1])
     for weights in (left, other_weights(model, seed=2)):
         model.set_weights(weights)
@@ -255,10 +254,13 @@ def test_weights_set_before_the_first_step_are_the_reference(how, tmp_path):
     model, si, _ = start()
     weights = other_weights(model)
     task = make_tasks(1)[0]
-    callbacks = [si]
-    if how == "on_train_batch_begin":
-        callbacks.append(SetWeights(how, weights))
-    else:
+    late = iter([weights] if how == "on_train_batch_begin" else [])
+
+    def set_once(batch, logs):
+        for each in late:
+            model.set_weights(each)
+
+    if how != "on_train_batch_begin":
         si.set_model(model)
         if how == "load_weights":
             source, other, *_ = begin(sgd())
@@ -269,7 +271,7 @@ def test_weights_set_before_the_first_step_are_the_reference(how, tmp_path):
         else:
             model.set_weights(weights)
         assert_equal(si.get_reference().values(), weights)
-    fit(model, task, *callbacks)
+    fit(model, task, si, LambdaCallback(on_train_batch_begin=set_once))
     clone = make_model()
     clone.set_weights(weights)
     reference = make_oracle(clone)
