@@ -93,13 +93,11 @@ def towers():
     return compile_eagerly(keras.Model(inputs, head))
 
 
-def fit(model, task, *callbacks, epochs=2, **kwargs):
+def fit(model, task, *callbacks, epochs=2, batch_size=8, **kwargs):
     """Trains `model` on one task in its order, and returns the `History`."""
-    x, y = task
     return model.fit(
-        x,
-        y,
-        batch_size=8,
+        *task,
+        batch_size=batch_size,
         epochs=epochs,
         shuffle=False,
         verbose=0,

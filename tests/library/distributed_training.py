@@ -88,6 +88,17 @@ def assert_sharded(model):
             assert parts == [value.size // (2 if halved else 1)] * 2, array
 
 
+def state_of(model):
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer.state
+
+
+def copies(arrays):
+    return [keras.ops.convert_to_numpy(array) for array in arrays]
+
+
 def make(case, kind):
     """Returns a compiled model and its callback."""
     make_optimizer, consolidate = CASES[case]
@@ -104,22 +115,12 @@ def make(case, kind):
     return model, SICallback(STRENGTH, DAMPING, consolidate)
 
 
-def path_integrals_before_the_end(model, copied):
-    """Has omega copied when a `fit` ends, before SI consolidates it."""
-
-    def copy(logs):
-        omega = _si_optimizer(model).state.path_integrals
-        copied[:] = map(keras.ops.convert_to_numpy, omega)
-
-    return keras.callbacks.LambdaCallback(on_train_end=copy)
-
-
 def not_finite(model, si):
     """Trains on a NaN, in one replica's share of the second of two batches.
 
     Returns the SI state, and prints what SI said to it.
     """
-    state = _si_optimizer(model).state
+    state = state_of(model)
     task = make_tasks(examples=16)[0]
     share = np.ones(16)
     share[-1] = np.nan
@@ -137,10 +138,7 @@ def not_finite(model, si):
         if "SICallback" in str(each.message):
             print(each.message)
     return {
-        f"{name} after a NaN": [
-            keras.ops.convert_to_numpy(array)
-            for array in getattr(state, f"{name}s")
-        ]
+        f"{name} after a NaN": copies(getattr(state, f"{name}s"))
         for name in ("path_integral", "importance", "reference")
     }
 
@@ -161,10 +159,14 @@ def main(kind, output):
         else:
             model, si = make(case, kind)
         results = {"before": model.get_weights(), "loss": [], "si_penalty": []}
-        results["path_integral"] = omega = []
-        before_the_end = path_integrals_before_the_end(model, omega)
+
+        def note_omega(logs, model=model, results=results):
+            # When `fit` ends, before SI consolidates it.
+            results["path_integral"] = copies(state_of(model).path_integrals)
+
+        noting = keras.callbacks.LambdaCallback(on_train_end=note_omega)
         for task in make_tasks(examples=EXAMPLES):
-            logs = fit(model, task, si, before_the_end).history
+            logs = fit(model, task, si, noting).history
             results["loss"] += logs["loss"]
             results["si_penalty"] += logs["si_penalty"]
         results["weights"] = model.get_weights()
@@ -179,13 +181,6 @@ def main(kind, output):
     if kind == "model-parallel":
         assert_sharded(model)
     np.savez(output, **arrays)
-
-
-def _si_optimizer(model):
-    optimizer = model.optimizer
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer.inner_optimizer
-    return optimizer
 
 
 if __name__ == "__main__":

@@ -97,10 +97,8 @@ def test_fit_builds_a_model_and_tracks_all_its_variables(make, as_data):
     si = SICallback(strength=1.0)
     for task in make_tasks(2):
         data = as_data(*task)
-        x, *y = data if isinstance(data, tuple) else (data,)
-        logs = model.fit(
-            x, *y, epochs=2, shuffle=False, callbacks=[si], verbose=0
-        ).history
+        data = data if isinstance(data, tuple) else (data,)
+        logs = fit(model, data, si, batch_size=None).history
     assert logs["si_penalty"][-1] > 0
     importance = si.get_importance()
     assert set(importance) == {v.path for v in model.trainable_variables}
@@ -144,7 +142,7 @@ def test_data_of_unknown_rank_is_trained_on():
         lambda x, y: (tf.numpy_function(lambda a: a, [x], tf.float32), y)
     )
     si = SICallback()
-    model.fit(data, shuffle=False, verbose=0, callbacks=[si])
+    fit(model, [data], si, batch_size=None)
     assert flat(si.get_importance()).max() > 0
 
 
@@ -198,18 +196,6 @@ def test_number_of_traces_does_not_grow_with_the_tasks(jit_compile):
 # Several models.
 
 
-class FitAnother(keras.callbacks.Callback):
-    """In the middle of an epoch, fits another model."""
-
-    def __init__(self, model, task, si):
-        super().__init__()
-        self._other = model, task, si
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch == 1:
-            fit(*self._other)
-
-
 def new_model(compile_model=compile_model):
     keras.utils.set_random_seed(11)
     return compile_model(make_model())
@@ -227,13 +213,18 @@ def alone(tasks, compile_model=compile_model):
 
 
 def test_fit_within_the_fit_of_another_model_disturbs_neither():
-    tasks, others = make_tasks(2), make_tasks(1, seed=9)
+    (first, second), others = make_tasks(2), make_tasks(1, seed=9)
     model, si = new_model(), SICallback()
-    other = new_model()
-    another = FitAnother(other, others[0], SICallback())
-    for task, callbacks in zip(tasks, ([si, another], [si])):
-        fit(model, task, *callbacks)
-    assert_equal(knowledge(model), alone(tasks))
+    other, other_si = new_model(), SICallback()
+
+    def fit_another(batch, logs):
+        if batch == 1:
+            fit(other, others[0], other_si)
+
+    within = keras.callbacks.LambdaCallback(on_train_batch_end=fit_another)
+    fit(model, first, si)
+    fit(model, second, si, within)
+    assert_equal(knowledge(model), alone([first, second]))
     assert_equal(knowledge(other), alone(others * 2))  # once in each epoch
 
 

@@ -170,7 +170,7 @@ def test_consolidating_by_hand_within_an_epoch_equals_every_2_steps():
         )
         steps = itertools.count(1)
 
-        def end(*_, si=si, steps=steps, by_hand=every is None):
+        def end(batch, logs, si=si, steps=steps, by_hand=every is None):
             if by_hand and next(steps) % 2 == 0:
                 si.consolidate()
 

@@ -152,10 +152,10 @@ def test_strength_too_large_for_the_rate_is_named():
 
 @pytest.mark.parametrize("consolidate", ["train_end", "epoch_end", None])
 def test_task_of_one_step_is_warned_of_once(consolidate):
-    model, si, (x, y), _ = begin(consolidate=consolidate)
+    model, si, task, _ = begin(consolidate=consolidate)
 
     def learn():
-        model.fit(x, y, batch_size=len(x), verbose=0, callbacks=[si])
+        fit(model, task, si, epochs=1, batch_size=22)
         if consolidate is None:
             si.consolidate()
         elif consolidate == "epoch_end":

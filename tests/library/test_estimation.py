@@ -668,7 +668,7 @@ def test_added_importance_ends_the_task():
         for task, epochs in zip(tasks, (2, 1)):
             fit(model, task, si, epochs=epochs)
         callbacks.append(si)
-    si, other = callbacks
+    other, si = callbacks
     other.consolidate()
     si.add_importance(random_importance(model))
     before, added = other.get_importance(), random_importance(model)
@@ -696,10 +696,10 @@ def test_reference_is_the_weights_at_which_importance_was_added():
 
 
 def test_task_of_one_step_is_no_mistake_where_importance_is_added():
-    model, si, (x, y), _ = begin(consolidate=None)
-    model.fit(x, y, batch_size=len(x), callbacks=[si], verbose=0)
+    model, si, task, _ = begin(consolidate=None)
+    fit(model, task, si, epochs=1, batch_size=22)
     si.add_importance(random_importance(model))  # warnings are errors
-    model.fit(x, y, batch_size=len(x), callbacks=[si], verbose=0)
+    fit(model, task, si, epochs=1, batch_size=22)
     with pytest.warns(UserWarning, match="one optimizer step"):
         si.consolidate()
 
