@@ -16,7 +16,6 @@ from helpers import (
     all_state,
     assert_close,
     assert_matches_oracle,
-    compile_eagerly,
     compile_model,
     fit,
     make_oracle,
@@ -69,7 +68,7 @@ def run(
     optimizer,
     reference_optimizer,
     model=None,
-    mode=None,
+    mode="graph",
     network=None,
     batch_size=8,
     accumulation=1,
@@ -84,15 +83,11 @@ def run(
 ):
     """Learns tasks, on both sides; compares after every step and epoch.
 
-    Without a `mode`, TensorFlow runs eagerly. `callbacks` go behind SI's.
-    `leave` is given the oracle and its weights after each epoch of a task, and
-    returns those that the task is left with.
+    `callbacks` go behind SI's. `leave` is given the oracle and its weights
+    after each epoch of a task, and returns those that the task is left with.
     """
     model = model or make_model()
-    if mode is None:
-        compile_eagerly(model, optimizer)
-    else:
-        compile_model(model, optimizer, **MODES[mode])
+    compile_model(model, optimizer, **MODES[mode])
     recorder = StepRecorder()
     si = SICallback(STRENGTH, DAMPING, consolidate, include)
     reference = make_oracle(
@@ -106,7 +101,7 @@ def run(
     def of_tracked(arrays):
         return [arrays[i] for i in reference.tracked_indices()]
 
-    every = MODES.get(mode, {}).get("steps_per_execution", 1)
+    every = MODES[mode].get("steps_per_execution", 1)
     steps = 0
     for task, (x, y) in enumerate(tasks or make_tasks()):
         recorder.steps.clear()
@@ -219,7 +214,7 @@ def test_modes(mode):
 def test_learning_rate_schedule():
     schedule = keras.optimizers.schedules.InverseTimeDecay(0.2, 3, 0.5)
     theirs = oracle.SGD(lambda step: 0.2 / (1 + 0.5 * step / 3))
-    run(sgd(schedule), theirs, mode="graph")
+    run(sgd(schedule), theirs)
 
 
 @pytest.mark.parametrize(
@@ -285,11 +280,9 @@ def test_frozen_layers():
     run(sgd(), oracle.SGD(0.1, project=still), model, tracked=tracked)
 
 
-@pytest.mark.parametrize(
-    ("consolidate", "mode"), [("epoch_end", None), (4, "graph"), (None, None)]
-)
-def test_when_to_consolidate(consolidate, mode):
-    run(sgd(), oracle.SGD(0.1), mode=mode, consolidate=consolidate)
+@pytest.mark.parametrize("consolidate", ["epoch_end", 4, None])
+def test_when_to_consolidate(consolidate):
+    run(sgd(), oracle.SGD(0.1), consolidate=consolidate)
 
 
 def test_weights_that_early_stopping_restores():
@@ -325,7 +318,6 @@ def test_moving_average():
     run(
         sgd(use_ema=True, **average),
         Averaged(0.1),
-        mode="graph",
         leave=lambda reference, _: reference.optimizer.average,
     )
 
@@ -346,7 +338,7 @@ class PerLayer:
 def test_multi_optimizer():
     own = {".*dense_0/.*": keras.optimizers.Adam(1e-2)}
     each = keras.optimizers.OptimizerMap(sgd(), own)
-    run(keras.optimizers.MultiOptimizer(each), PerLayer(), mode="graph")
+    run(keras.optimizers.MultiOptimizer(each), PerLayer())
 
 
 class OwnStep(keras.Sequential):
@@ -404,7 +396,7 @@ class OwnJaxStep(keras.Sequential):
 def test_a_train_step_of_the_users_own():
     own = OwnJaxStep if keras.backend.backend() == "jax" else OwnStep
     model = own([keras.Input((SIZES[0],)), *make_model().layers])
-    run(sgd(), oracle.SGD(0.1), model, mode="graph")
+    run(sgd(), oracle.SGD(0.1), model)
 
 
 def assert_same(model, si, reference):
@@ -523,7 +515,7 @@ def test_state_of_weights_in_half_precision_is_float32(policy):
 
 def test_dynamic_loss_scaling_is_undone():
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2))
-    run(scaled, oracle.Adam(1e-2), mode="graph")
+    run(scaled, oracle.Adam(1e-2))
 
 
 @pytest.mark.parametrize(
