@@ -67,6 +67,22 @@ def test_update_is_compiled_in_a_graph_alone_and_not_under_determinism():
     assert compiled == [True, False, False, False]
 
 
+@only_on("tensorflow")
+def test_what_was_compiled_is_used_again():
+    import tensorflow as tf
+
+    cache, traces = {}, []
+
+    def update(tensors):
+        traces.append(len(tensors))
+
+    for size in (1, 2):
+        tf.function(lambda x: backend.run_update(update, [x[0]], cache, "key"))(
+            tf.zeros([size])
+        )
+    assert traces == [1]
+
+
 def test_what_is_called_last_in_a_fit_comes_behind_all_callbacks():
     model, _, task, _ = begin()
     order = []
