@@ -146,11 +146,12 @@ def run(options, folder):
 
 
 def label(results, cost):
-    """Returns what a run is called: its method, c, and decay."""
+    """Returns what a run is called: its method, c or lambda, and decay."""
     (method,) = results.methods
     name = figures.method_name(method)
     if method != "naive":
-        name += f", c = {results.config['strength']:g}"
+        symbol = "λ" if method == "ewc" else "c"
+        name += f", {symbol} = {results.config['strength']:g}"
     if cost["decay"] is not None:
         name += f", decay {cost['decay']:g}"
     return name

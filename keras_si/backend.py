@@ -1,8 +1,8 @@
 """What depends on the backend, or on parts of Keras that are not public.
 
 Everything of that kind is here, in `fit_hooks.py` and in `replicas.py`, so a
-new Keras is checked in three places; `tests/library/test_backend.py` fails when
-one of these assumptions does.
+new Keras is checked in three places. Each assumption has a test in
+`tests/library` that fails when Keras changes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Moments of a `fit` that Keras has no callback for.
 
-What is private to Keras in it is tested in `tests/library/test_backend.py`.
+What is private to Keras in it is tested in `tests/library`.
 """
 
 from collections.abc import Callable

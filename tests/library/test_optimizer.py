@@ -130,14 +130,12 @@ def test_state_zeroed_with_the_moments_is_refused(tmp_path):
 
 
 def test_state_zeroed_in_a_loop_of_batches_shows_as_a_loss_of_nan():
-    model = compile_model(make_model())
-    x, y = make_tasks(1)[0]
-    si = SICallback()
+    model, si, task, _ = begin()
     si.set_model(model)
-    model.train_on_batch(x, y)
+    model.train_on_batch(*task)
     for variable in model.optimizer.variables:
         variable.assign(np.zeros(variable.shape, variable.dtype))
-    losses = [model.train_on_batch(x, y) for _ in range(2)]
+    losses = [model.train_on_batch(*task) for _ in range(2)]
     assert np.isnan(losses[1])
     assert all(np.isfinite(each).all() for each in model.get_weights())
     with pytest.raises(ValueError, match="erased"):
