@@ -566,7 +566,7 @@ class LinearTable:
 def test_conservation_of_the_path_integral():
     """Small full-batch steps: the integral is the fall of the loss."""
     (x, y), *_ = make_tasks()
-    model = compile_model(make_model(), keras.optimizers.SGD(0.005))
+    model = compile_model(helpers.make_model(), keras.optimizers.SGD(0.005))
     before = model.evaluate(x, y, batch_size=len(x), verbose=0)
     si = SICallback(consolidate=None)
     si.set_model(model)
