@@ -125,7 +125,7 @@ def run(
 
     pmnist is permuted MNIST: each task shuffles the pixels in its own way.
     smnist is split MNIST: each task is a pair of digits. scifar is split
-    CIFAR: CIFAR-10, then tens of classes of CIFAR-100.
+    CIFAR: CIFAR-10, then CIFAR-100, ten classes at a time.
     """
     resolved = config.resolve(benchmark, preset, given)
     from . import training
@@ -226,7 +226,9 @@ Examples:
 @options.methods("si")
 @option("--strength", options.STRENGTHS, "Values to try.", metavar="C,...")
 @option("--damping", options.DAMPINGS, "Values to try.", metavar="XI,...")
-@option("--trials", click.IntRange(0), "More settings to search.", default=0)
+@option(
+    "--trials", click.IntRange(0), "Settings to try beyond these.", default=0
+)
 @option("--jobs", options.COUNT, "How many processes to start here.", default=1)
 @option(
     "--storage",

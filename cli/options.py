@@ -110,7 +110,7 @@ PROTOCOL = (
     option(
         "--output-weights",
         click.Choice(OUTPUT_WEIGHTS),
-        "How the weights of the outputs start.",
+        "Initial weights of the output layer.",
     ),
     option(
         "--padding",

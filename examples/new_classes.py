@@ -2,13 +2,18 @@
 
 A network knows the digits 0 to 7. Then it learns 8 and 9, in a larger copy of
 itself: the rows of its head are copied, and so is the importance of its
-weights. The digits are told apart all together, which no penalty on weights
-can teach: a small memory of old images does most of the work, and SI adds to
-it. The digits are the MNIST that keras-si brings along.
+weights. The digits are told apart all together, for which a small memory of
+old images does most of the work, and SI adds to it. The strength of SI may be
+given:
+
+    python examples/new_classes.py 3000
+
+The digits are the MNIST that keras-si brings along.
 """
 
 import importlib.resources
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -19,7 +24,7 @@ import tensorflow_datasets as tfds
 from keras_si import SICallback
 
 OLD = 8  # classes 0 to 7
-STRENGTH = 100.0
+STRENGTH = float(sys.argv[1]) if sys.argv[1:] else 100.0
 
 
 def digits(split):

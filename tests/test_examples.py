@@ -5,6 +5,8 @@ import io
 import pathlib
 import re
 import runpy
+import sys
+from unittest import mock
 
 import pytest
 from helpers import finish, only_on, start, worker_environments
@@ -28,7 +30,10 @@ def run(name):
     It runs in this process, where TensorFlow has started; that takes longer
     than most of them.
     """
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as printed,
+        mock.patch.object(sys, "argv", [name]),
+    ):
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     return printed.getvalue()
 

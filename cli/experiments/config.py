@@ -128,8 +128,9 @@ def resolve(benchmark: str, preset: str, given: Options) -> RunConfig:
         if "strength" not in given and METHODS[name].own_strength:
             raise OptionError(
                 "--strength",
-                f"is missing: {name} needs one of its own, as the preset's is "
-                "SI's; `keras-si tune` with a wide range of values finds one",
+                f"is missing: the preset's value is for SI, and {name} needs "
+                "its own; `keras-si tune` with a wide range of values finds "
+                "one",
             )
     charged = [name for name in methods if "strength" in METHODS[name].uses]
     if len(charged) > 1 and any(METHODS[m].own_strength for m in charged):

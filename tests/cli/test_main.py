@@ -59,7 +59,7 @@ run smnist --method si-replay --memory 7 ::
     tasks before the last
 run pmnist --method replay --tasks 50 ::
     --memory: received 200, expected at least 490
-run pmnist --method ewc :: --strength: is missing: ewc needs one of its
+run pmnist --method ewc :: --strength: is missing: the preset's value is
 run pmnist --method si --method ewc --strength 1 ::
     --method: received si, ewc, which need a --strength each; run
 run scifar --preset vandeven ::
