@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from keras_si_cli import main, methods, training
+from keras_si_cli import listing, main, methods, training
 from keras_si_cli.experiments import presets
 
 COMMANDS = ["", *main.main.commands]
@@ -100,6 +100,15 @@ def test_what_is_wrong_is_named_in_one_line(cli, args, expected):
     assert result.stderr.count("\n") == 1
     assert expected in result.stderr
     assert sorted(os.listdir()) == ["full", "taken"]
+
+
+def test_ctrl_c_ends_any_command_in_one_line(cli, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listing, "show", interrupt)
+    result = cli("list")
+    assert (result.exit_code, result.stderr) == (130, "Error: interrupted\n")
 
 
 @pytest.mark.parametrize("command", ["run", "tune"])

@@ -161,6 +161,8 @@ def test_weights_of_float64_under_floatx_float32_have_state_of_float64():
     assert logs["si_penalty"][-1] > 0
     dtypes = [array.dtype.name for array in si.get_importance().values()]
     assert dtypes == ["float32"] * 2 + ["float64"] * 4
+    # c and xi keep their digits, too.
+    assert model.optimizer.state.strength.dtype == "float64"
 
 
 @only_on("tensorflow", "jax", reason="torch traces nothing")
@@ -328,15 +330,23 @@ def test_pattern_means_both_of_one_path_or_one_by_its_suffix(exclude, left):
     assert list(si.get_importance()) == left
 
 
-@pytest.mark.parametrize("loaded", [False, True], ids=["same", "loaded"])
+@pytest.mark.parametrize(
+    ("loaded", "head"),
+    [
+        (False, {"units": 3}),
+        (True, {"units": 3}),
+        (True, {"units": 5, "name": "dense_2"}),  # as the frozen one's
+    ],
+    ids=["same", "loaded", "of one name"],
+)
 def test_layer_of_another_model_does_not_get_what_a_frozen_one_knows(
-    loaded, tmp_path
+    loaded, head, tmp_path
 ):
     model, si, *_ = learned()
     si.set_model(freeze(model, -1))
     if loaded:
         model = reloaded(model, tmp_path)
-    layers = [*model.layers[:-1], keras.layers.Dense(SIZES[-1])]
+    layers = [*model.layers[:-1], keras.layers.Dense(**head)]
     other = compile_model(keras.Sequential([keras.Input((SIZES[0],)), *layers]))
     si.set_model(other)
     *_, kernel, bias = si.get_importance().values()

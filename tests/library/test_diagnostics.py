@@ -184,8 +184,10 @@ def test_epoch_whose_steps_a_loss_scale_skipped_is_not_said_to_have_none():
     fit(model, (1e6 * x, y), si, epochs=1)
 
 
-def test_epoch_without_a_batch_is_not_said_to_have_no_step():
-    model, si, task, _ = begin()
+@pytest.mark.parametrize("built", [True, False])
+def test_epoch_without_a_batch_is_not_said_to_have_no_step(built):
+    _, si, task, _ = begin()
+    model = compile_model(make_model(built))
     callbacks = keras.callbacks.CallbackList([si], model=model)
     callbacks.on_train_begin()
     callbacks.on_epoch_begin(0)

@@ -47,10 +47,15 @@ def test_first_steps_loss_has_the_penalty_of_weights_and_strength_set(new):
         )
 
 
-def test_strength_set_between_two_steps_is_in_the_next_ones_loss():
+@pytest.mark.parametrize("new", [False, True], ids=["same", "new"])
+def test_strength_set_between_two_steps_is_in_the_next_ones_loss(new):
     model, si, task, _ = learned(compile=compile_model)
     model.train_on_batch(*task)
-    si.strength = 50.0
+    if new:
+        si = SICallback(strength=50.0)
+        si.set_model(model)
+    else:
+        si.strength = 50.0
     penalty = penalty_of_now(model, si)
     expected = task_loss_of_now(model, *task) + penalty
     model.reset_metrics()  # Keras 3.10 does not do it.

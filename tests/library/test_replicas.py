@@ -2,10 +2,8 @@
 
 import collections
 import pathlib
-import types
 
 import distributed_training as setting
-import keras
 import numpy as np
 import pytest
 import reference_si as oracle
@@ -17,11 +15,10 @@ from helpers import (
     finish,
     make_tasks,
     only_on,
+    sgd,
     start,
     worker_environments,
 )
-
-from keras_si import replicas
 
 SCRIPT = pathlib.Path(setting.__file__)
 ORACLES = {
@@ -144,6 +141,7 @@ def test_a_strategy_of_another_kind_is_refused():
     assert model.optimizer is optimizer
 
 
+@only_on("tensorflow")
 @pytest.mark.parametrize(
     "options",
     [
@@ -151,12 +149,17 @@ def test_a_strategy_of_another_kind_is_refused():
         {"use_ema": True, "ema_overwrite_frequency": 3},
     ],
 )
-def test_what_keras_has_not_on_several_replicas_is_refused(options):
-    strategy = types.SimpleNamespace(num_replicas_in_sync=2)
-    model = types.SimpleNamespace(distribute_strategy=strategy)
-    optimizer = keras.optimizers.SGD(0.1, **options)
+def test_what_keras_has_not_on_several_replicas_is_refused(
+    options, monkeypatch
+):
+    import tensorflow as tf
+
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model, si, *_ = begin(sgd(**options))
     *_, option = options
-    with pytest.raises(ValueError, match=f"no `{option}`.*2 replicas"):
-        replicas.check_optimizer(model, optimizer)
-    strategy.num_replicas_in_sync = 1
-    replicas.check_optimizer(model, optimizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(strategy), "num_replicas_in_sync", 2)
+        with pytest.raises(ValueError, match=f"no `{option}`.*2 replicas"):
+            si.set_model(model)
+    si.set_model(model)

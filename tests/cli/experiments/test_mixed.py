@@ -59,6 +59,12 @@ def test_in_a_union_every_example_has_its_own_tasks_permutation():
     assert offsets == [0, -10, -20]
 
 
+def test_no_pipeline_of_a_mixture_leaves_a_thread_to_wait_for():
+    tasks = tuple(make(ten_classes()))
+    for mixed in (Union(tasks), Replay(tasks, 20)):
+        assert mixed.train(epochs=1).options().autotune.enabled is False
+
+
 # The memory.
 
 

@@ -99,7 +99,7 @@ def test_settings_are_compared_between_methods_that_use_them():
     assert len(compare.merge([("few", few), ("many", many)])) == 2
     older = make_results(make_trial("naive", seed=1))
     assert "memory" not in older.config
-    naive = make_results(make_trial("naive"), memory=None)
+    naive = make_results(make_trial("naive"), memory=None, new_option=None)
     assert len(compare.merge([("naive", naive), ("older", older)])) == 1
 
 

@@ -31,6 +31,8 @@ def merged():
     other = make_results(
         make_trial(seed=1, shift=0.1), Trial.empty("naive", 1, 2)
     )
+    # The page shows that of the first seed.
+    other.trials[0].importance = {"of seed 1": {"mean": [9, 9], "max": [9, 9]}}
     other.trials[1].failed = "the loss is NaN"
     other.command = "keras-si run smnist --seed 1"
     other.resumed_with = [{"versions": {"keras": "9"}, "device": "GPU"}]

@@ -111,8 +111,8 @@ def test_load_returns_what_was_saved(where, tmp_path):
     assert back.trials[0].is_over and not back.trials[2].is_over
 
 
-def damaged(**changes):
-    record = make_results(make_trial()).to_dict()
+def damaged(versions=None, **changes):
+    record = make_results(make_trial(), versions=versions).to_dict()
     record["trials"][0].update(changes)
     return json.dumps(record).encode()
 
@@ -127,6 +127,7 @@ def damaged(**changes):
         (damaged(accuracy=[[90, 50], [50, 50]]), "no (2, 2) fractions of 1"),
         (damaged(accuracy=[[0.9]]), "no (2, 2) fractions of 1"),
         (damaged(untrained_accuracy=None), "no (2,) fractions of 1"),
+        (damaged(versions=3), "3 is no dict"),
         (damaged(seconds=3), "name a folder that `keras-si run` has written"),
         (None, "results.json: Is a directory; name a folder"),
     ],

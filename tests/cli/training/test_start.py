@@ -2,11 +2,24 @@
 
 import contextlib
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
 from keras_si_cli.training import start
+
+
+def test_the_backend_is_that_of_keras_json_if_no_other_is_named(monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", os.curdir)
+    assert start.backend() == "tensorflow"
+    for content, backend in (
+        ('{"backend": "jax"}', "jax"),
+        ("{", "tensorflow"),
+    ):
+        pathlib.Path("keras.json").write_text(content)
+        assert start.backend() == backend
 
 
 def test_a_piped_run_is_plain_text_of_80_columns_and_nothing_else(tmp_path):
