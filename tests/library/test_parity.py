@@ -1,8 +1,5 @@
 """Step for step against the NumPy float64 implementation."""
 
-import functools
-
-import helpers
 import keras
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from helpers import (
     assert_matches_oracle,
     compile_model,
     fit,
+    make_model,
     make_oracle,
     make_tasks,
     only_on,
@@ -27,7 +25,6 @@ from keras import ops
 
 from keras_si import SICallback
 
-make_model = functools.partial(helpers.make_model, sizes=(6, 7, 3))
 EPOCHS = 2  # of 22 examples: the last batch of 8 is a partial one
 
 MODES = {
@@ -254,7 +251,7 @@ def test_the_step_is_the_one_after_constraints():
             return ops.clip(w, -0.3, 0.3)
 
     theirs = oracle.SGD(
-        0.1, project=[lambda w: np.clip(w, -0.3, 0.3), None] * 2
+        0.1, project=[lambda w: np.clip(w, -0.3, 0.3), None] * 3
     )
     run(sgd(), theirs, make_model(constraint=Clip()))
 
@@ -275,8 +272,8 @@ def test_frozen_layers():
     model = make_model()
     model.layers[0].trainable = False
     kernel, bias = model.layers[0].get_weights()
-    still = [lambda _: kernel, lambda _: bias, None, None]
-    tracked = [False, False, True, True]
+    still = [lambda _: kernel, lambda _: bias, *[None] * 4]
+    tracked = [False, False, *[True] * 4]
     run(sgd(), oracle.SGD(0.1, project=still), model, tracked=tracked)
 
 
@@ -566,7 +563,7 @@ class LinearTable:
 def test_conservation_of_the_path_integral():
     """Small full-batch steps: the integral is the fall of the loss."""
     (x, y), *_ = make_tasks()
-    model = compile_model(helpers.make_model(), keras.optimizers.SGD(0.005))
+    model = compile_model(make_model(), keras.optimizers.SGD(0.005))
     before = model.evaluate(x, y, batch_size=len(x), verbose=0)
     si = SICallback(consolidate=None)
     si.set_model(model)
