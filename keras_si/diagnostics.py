@@ -16,7 +16,7 @@ def _warn(message: str, stacklevel: int = 3) -> None:
 
 def check_not_erased(state: SIState) -> None:
     """Refuses to continue with state that somebody has zeroed."""
-    if not float(ops.convert_to_numpy(state.damping)):
+    if bool(state.is_erased()):
         raise ValueError(
             "SI's state was erased: all variables of `model.optimizer` were "
             "set to 0, and importance, reference and strength are among them. "

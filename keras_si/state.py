@@ -191,7 +191,7 @@ class SIState:
     def refresh_penalties(self) -> None:
         """Computes each variable's penalty at the present weights.
 
-        They are NaN where the state was erased, xi with it: a loop that calls
+        They are NaN where the state was erased: a loop that calls
         `train_on_batch` alone asks no other question than its loss.
         """
         dtype = self.penalties.dtype
@@ -205,9 +205,8 @@ class SIState:
             for slot in range(len(self.variables))
         ]
         known = ops.stack([ops.cast(p, dtype) for p in penalties])
-        is_erased = ops.equal(self.damping, 0)
         nan = ops.full_like(known, float("nan"))
-        assign(self.penalties, ops.where(is_erased, nan, known))
+        assign(self.penalties, ops.where(self.is_erased(), nan, known))
 
     # At its end.
 
@@ -276,6 +275,10 @@ class SIState:
         self.steps.assign(counts)
 
     # Questions.
+
+    def is_erased(self) -> Tensor:
+        """Returns whether somebody set all to 0: xi is above 0 otherwise."""
+        return ops.equal(self.damping, 0)
 
     def penalty(self) -> float:
         """Returns the sum of the penalties, as last computed."""

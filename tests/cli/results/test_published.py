@@ -33,10 +33,14 @@ def read(page):
     return (ROOT / page).read_text(encoding="utf-8")
 
 
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def finals(folder):
     """Returns the final average accuracies of each method's whole runs."""
     found = {}
-    for run in json.loads((folder / "results.json").read_text())["trials"]:
+    for run in read_json(folder / "results.json")["trials"]:
         last = run["accuracy"][-1]
         if None not in last:
             mean = 100 * statistics.fmean(last)
@@ -67,10 +71,6 @@ def options_of(command):
     for option in ("output", "overwrite"):
         del given[option]
     return config.resolve(given.pop("benchmark"), given.pop("preset"), given)
-
-
-def read_json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def numbers_of_files():
@@ -133,7 +133,7 @@ def test_every_result_has_its_command(folder):
     assert folder in commands("examples/results/README.md")
     for path in (RESULTS / folder).glob("*.json"):
         # Nobody else has the folders of the machine they were made on.
-        record = json.loads(path.read_text())
+        record = read_json(path)
         options = record.get("config", record)
         for option in ("output", "data_dir"):
             assert not str(options.get(option)).startswith("/")
@@ -145,7 +145,7 @@ def test_every_result_has_its_command(folder):
 )
 def test_the_command_beside_a_run_has_its_options(page, folder):
     """A preset that changes must not change what made a published run."""
-    record = json.loads((RESULTS / folder / "config.json").read_text())
+    record = read_json(RESULTS / folder / "config.json")
     del record["command"]
     made = config.RunConfig.from_dict({**record, "data_dir": None})
     assert options_of(commands(page)[folder]) == made
